@@ -1,0 +1,74 @@
+"""Three clocks: boot id, monotonic, wall.
+
+No decision of edgepack may hang on the wall clock of a device; it is recorded, never believed.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+class Clock(Protocol):
+    """Where time comes from. Tests and the simulator pass their own."""
+
+    def boot_id(self) -> bytes:
+        """Return 16 bytes that change with every boot of the machine."""
+        ...
+
+    def monotonic_ns(self) -> int:
+        """Return nanoseconds since some point in this boot; never goes back."""
+        ...
+
+    def wall_ns(self) -> int:
+        """Return what the machine believes to be nanoseconds since 1970-01-01 UTC."""
+        ...
+
+
+class SystemClock:
+    """The clocks of this machine."""
+
+    def boot_id(self) -> bytes:
+        """Return the kernel's boot id; 16 zero bytes where there is none."""
+        try:
+            with open(_BOOT_ID, encoding="ascii") as file:
+                return bytes.fromhex(file.read().strip().replace("-", ""))
+        except (OSError, ValueError):
+            return bytes(16)
+
+    def monotonic_ns(self) -> int:
+        """Return CLOCK_BOOTTIME, which goes on during suspend: the odometer counts it."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    def wall_ns(self) -> int:
+        """Return the wall clock."""
+        return time.time_ns()
+
+
+@dataclass(slots=True)
+class FixedClock:
+    """A clock that stands still until it is told to move: tests, simulation, rebuilds."""
+
+    wall: int = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
+    monotonic: int = 1_000_000_000
+    boot: bytes = b"\x01" * 16
+
+    def boot_id(self) -> bytes:
+        """Return the boot id that was set."""
+        return self.boot
+
+    def monotonic_ns(self) -> int:
+        """Return the monotonic time that was set."""
+        return self.monotonic
+
+    def wall_ns(self) -> int:
+        """Return the wall time that was set."""
+        return self.wall
+
+    def advance(self, seconds: float) -> None:
+        """Let both clocks move forward together."""
+        self.wall += int(seconds * 1e9)
+        self.monotonic += int(seconds * 1e9)

@@ -1,0 +1,1 @@
+"""What goes onto and comes off a stick."""

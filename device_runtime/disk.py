@@ -1,0 +1,274 @@
+"""The only place that makes bytes durable, renames, unlinks or asks for free space.
+
+Everything that must survive a power cut goes through a `Disk`, so that the simulator can give
+another one that loses, tears and reorders what was not synced.
+
+Rules (docs/ARCHITECTURE.md, "Durability"):
+- a file is durable after `fsync` of its handle *and* `fsync_dir` of its folder;
+- a rename or unlink is durable after `fsync_dir` of the folder;
+- nothing else is.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Protocol, runtime_checkable
+
+from device_runtime.errors import (
+    BusyError,
+    EdgepackError,
+    MachineError,
+    NoSpaceError,
+    PermissionDeniedError,
+)
+
+CHUNK = 1 << 20
+
+
+@runtime_checkable
+class Handle(Protocol):
+    """An open file that is only appended to."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Append with one system call; return the bytes written, which may be fewer (full disk)."""
+        ...
+
+    def sync(self) -> None:
+        """Make the content durable (fdatasync)."""
+        ...
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to `size` bytes (to undo a short write)."""
+        ...
+
+    def close(self) -> None:
+        """Close; does not sync."""
+        ...
+
+
+class Disk(Protocol):
+    """What edgepack needs from a file system. All paths are absolute or relative as given."""
+
+    def create(self, path: Path, mode: int = 0o600) -> Handle:
+        """Create a file that must not exist yet, for appending."""
+        ...
+
+    def read(self, path: Path, limit: int | None = None) -> bytes:
+        """Read a whole file, or at most `limit` bytes of it."""
+        ...
+
+    def open_read(self, path: Path) -> IO[bytes]:
+        """Open for reading; never follows a link in the last component."""
+        ...
+
+    def size(self, path: Path) -> int:
+        """Return the size in bytes."""
+        ...
+
+    def exists(self, path: Path) -> bool:
+        """Whether something (also a dangling link) is there."""
+        ...
+
+    def list(self, path: Path) -> list[str]:
+        """Return the names in a folder, sorted; empty when there is no such folder."""
+        ...
+
+    def mkdir(self, path: Path) -> None:
+        """Make a folder (0700) with its parents; no error if it is there."""
+        ...
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Replace `target` by `source` in one step. Durable after `fsync_dir`."""
+        ...
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file or link; no error if it is gone. Durable after `fsync_dir`."""
+        ...
+
+    def rmtree(self, path: Path) -> None:
+        """Remove a folder with everything in it; no error if it is gone."""
+        ...
+
+    def symlink(self, target: str, path: Path) -> None:
+        """Make `path` a link to `target`; must not exist yet."""
+        ...
+
+    def readlink(self, path: Path) -> str | None:
+        """Return where a link points, None if it is no link."""
+        ...
+
+    def fsync_dir(self, path: Path) -> None:
+        """Make a folder's entries durable."""
+        ...
+
+    def free_bytes(self, path: Path) -> int:
+        """Return the bytes that this process may still write there."""
+        ...
+
+
+class _RealHandle:
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        return os.write(self._fd, data)
+
+    def sync(self) -> None:
+        os.fdatasync(self._fd)
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._fd, size)
+        os.lseek(self._fd, size, os.SEEK_SET)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class RealDisk:
+    """The file systems of this machine."""
+
+    def create(self, path: Path, mode: int = 0o600) -> Handle:
+        """Create exclusively; see `Disk.create`."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        return _RealHandle(os.open(path, flags, mode))
+
+    def read(self, path: Path, limit: int | None = None) -> bytes:
+        """Read; see `Disk.read`."""
+        with self.open_read(path) as file:
+            return file.read() if limit is None else file.read(limit)
+
+    def open_read(self, path: Path) -> IO[bytes]:
+        """Open for reading, last component not a link."""
+        return os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb")
+
+    def size(self, path: Path) -> int:
+        """Return the size in bytes."""
+        return os.lstat(path).st_size
+
+    def exists(self, path: Path) -> bool:
+        """Whether something is there."""
+        return os.path.lexists(path)
+
+    def list(self, path: Path) -> list[str]:
+        """Return sorted names."""
+        try:
+            return sorted(os.listdir(path))
+        except FileNotFoundError:
+            return []
+
+    def mkdir(self, path: Path) -> None:
+        """Make a folder with its parents."""
+        os.makedirs(path, mode=0o700, exist_ok=True)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Replace in one step."""
+        os.replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file or link."""
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+
+    def rmtree(self, path: Path) -> None:
+        """Remove a folder."""
+        shutil.rmtree(path, ignore_errors=True)
+
+    def symlink(self, target: str, path: Path) -> None:
+        """Make a link."""
+        os.symlink(target, path)
+
+    def readlink(self, path: Path) -> str | None:
+        """Return where a link points."""
+        try:
+            return os.readlink(path)
+        except OSError:
+            return None
+
+    def fsync_dir(self, path: Path) -> None:
+        """Make entries durable; file systems that cannot (some FUSE) are accepted as they are."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        finally:
+            os.close(fd)
+
+    def free_bytes(self, path: Path) -> int:
+        """Return the room left for this process."""
+        stat = os.statvfs(path)
+        return stat.f_bavail * stat.f_frsize
+
+
+def write_all(handle: Handle, data: bytes | bytearray | memoryview) -> None:
+    """Write everything, or raise `OSError(ENOSPC)`.
+
+    A full disk shows as a short write first and as ENOSPC at the next one.
+    """
+    view = memoryview(data).cast("B")
+    while len(view):
+        written = handle.write(view[: 64 * CHUNK])
+        if written <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        view = view[written:]
+
+
+def write_durable(disk: Disk, path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace `path` by `data` in one step that survives a power cut.
+
+    Writes `path` + `.tmp`, syncs it, renames it, syncs the folder.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    disk.unlink(temporary)
+    handle = disk.create(temporary, mode)
+    try:
+        write_all(handle, data)
+        handle.sync()
+    except BaseException:
+        handle.close()
+        disk.unlink(temporary)
+        raise
+    handle.close()
+    disk.rename(temporary, path)
+    disk.fsync_dir(path.parent)
+
+
+def machine_error(error: OSError, doing: str) -> EdgepackError:
+    """Translate an `OSError` into the error that a person can act on."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(f"the disk is full while {doing}{where}")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return PermissionDeniedError(f"no permission while {doing}{where}: {error.strerror}")
+    return MachineError(f"{error.strerror or error} while {doing}{where}")
+
+
+@contextmanager
+def lock(path: Path, what: str) -> Iterator[None]:
+    """Hold an exclusive lock file while the block runs.
+
+    Raises:
+        BusyError: Another process holds it.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise BusyError(f"{what} is in use by another process") from None
+            raise
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""One model, sanely fed: session, gate, rows, checks, sentinel."""

@@ -1,0 +1,1 @@
+"""Which bundle runs: install, self-test, trial, fallback."""
