@@ -1,0 +1,59 @@
+"""The command `edgepack`: one typer application, its commands registered by the other modules."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from edgepack.cli import field, keys, learn, make
+from edgepack.cli.screen import report_failure
+
+app = typer.Typer(
+    name="edgepack",
+    help="Pack a batch model into one signed file, run it offline, bring its journal home.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+) -> None:
+    """Pack a batch model into one signed file, run it offline, bring its journal home."""
+    if version:
+        from device_runtime._version import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    directory: str = typer.Option(
+        "", "--dir", help="Where to play it; a temporary folder if none."
+    ),
+    json: bool = typer.Option(False, "--json", help="Print one JSON object and nothing else."),
+) -> None:
+    """Play the whole loop on real flights: train, ship, predict, come home, learn, ship again."""
+    from edgepack.demo import story
+
+    raise typer.Exit(story.play(directory, as_json=json))
+
+
+for _module in (make, keys, field, learn):
+    _module.register(app)
+
+
+def run() -> None:
+    """Run the application; every failure ends in one line and an exit code, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001
+        sys.exit(report_failure(error, as_json="--json" in sys.argv))

@@ -1,0 +1,159 @@
+"""What a person or a script sees: lines, tables, progress, errors.
+
+With `--json` a command prints one object on stdout and nothing else. Progress goes to stderr, and
+only to a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from device_runtime.disk import machine_error
+from device_runtime.errors import EdgepackError, InterruptedByUserError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class InternalError(EdgepackError):
+    """A bug of ours: something was raised that is not in the tree of errors."""
+
+    advice = "set EDGEPACK_DEBUG=1, repeat the command, and report what it prints"
+
+
+class Screen:
+    """Where a command writes.
+
+    Attributes:
+        json: Whether only one JSON object is to be printed, at the end.
+    """
+
+    def __init__(self, json: bool = False) -> None:
+        self.json = json
+
+    def line(self, text: str = "") -> None:
+        """Print one line for a person."""
+        if not self.json:
+            print(text, flush=True)  # noqa: T201
+
+    def note(self, text: str) -> None:
+        """Print one line to stderr: something to know that is not the result."""
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = ""
+    ) -> None:
+        """Print a plain table; numbers are right-aligned."""
+        if self.json:
+            return
+        text = [[_cell(value) for value in row] for row in rows]
+        widths = [
+            max([len(name), *(len(row[i]) for row in text)]) for i, name in enumerate(columns)
+        ]
+        right = [
+            bool(rows) and all(isinstance(row[i], (int, float)) or row[i] is None for row in rows)
+            for i in range(len(columns))
+        ]
+        if title:
+            self.line(title)
+        for row in [list(columns), ["-" * width for width in widths], *text]:
+            cells = [
+                cell.rjust(width) if at_right else cell.ljust(width)
+                for cell, width, at_right in zip(row, widths, right, strict=True)
+            ]
+            self.line("  ".join(cells).rstrip())
+
+    @contextmanager
+    def step(self, label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """Show progress while the block runs; call the given function with the units done.
+
+        Args:
+            label: What is being done.
+            total: Units in all (bytes or rows), if known.
+        """
+        if self.json or not sys.stderr.isatty():
+            yield _nothing
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(label, total=total)
+            yield lambda done: progress.update(task, completed=done)
+
+    def done(self, result: Mapping[str, Any], next: str = "") -> None:
+        """End the command: print the JSON object, or what to type next."""
+        if self.json:
+            value = {"ok": True, **result, **({"next": next} if next else {})}
+            print(json.dumps(value, default=str, sort_keys=False))  # noqa: T201
+        elif next:
+            self.line(f"next: {next}")
+
+
+def _nothing(_done: int) -> None:
+    """Progress that nobody sees."""
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def guard(command: Callable[P, R]) -> Callable[P, R]:
+    """Wrap a command so that each failure ends in one line and its exit code."""
+
+    @wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        import click
+        import typer
+
+        try:
+            return command(*args, **kwargs)
+        except (typer.Exit, typer.Abort, click.ClickException, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001
+            code = report_failure(error, as_json=bool(kwargs.get("json")))
+            raise typer.Exit(code) from None
+
+    return guarded
+
+
+def report_failure(error: BaseException, *, as_json: bool) -> int:
+    """Print an error for a person or a script and return the exit status."""
+    failure = as_failure(error)
+    if as_json:
+        print(json.dumps({"ok": False, "error": failure.as_json()}))  # noqa: T201
+    else:
+        print(failure.line(), file=sys.stderr, flush=True)  # noqa: T201
+        for issue in getattr(failure, "issues", ())[:20]:
+            print(f"  {issue}", file=sys.stderr)  # noqa: T201
+    return failure.exit
+
+
+def as_failure(error: BaseException) -> EdgepackError:
+    """Translate anything that was raised into an error of the tree."""
+    if isinstance(error, EdgepackError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return InterruptedByUserError("interrupted", why="nothing is half-written")
+    if os.environ.get("EDGEPACK_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error, file=sys.stderr)
+    if isinstance(error, OSError):
+        return machine_error(error, "working")
+    if isinstance(error, MemoryError):
+        return InternalError("out of memory")
+    return InternalError(f"{type(error).__name__}: {error}")
