@@ -1,0 +1,1 @@
+"""Measured ratios against the plain tools: `make bench`."""

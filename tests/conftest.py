@@ -1,0 +1,64 @@
+"""What all tests share: where helpers lie, how long soak tests may run, reproducible Hypothesis."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, str(Path(__file__).parent))  # `import support.…`
+
+settings.register_profile(
+    "ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("dev", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--soak-seconds",
+        type=int,
+        default=0,
+        help="time for all soak tests together; 0 = their full counts, `heavy` ones included",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under a time bound the `heavy` soak tests (fixed, minutes long) are left to the full run."""
+    if not config.getoption("--soak-seconds"):
+        return
+    heavy = [item for item in items if item.get_closest_marker("heavy")]
+    config.hook.pytest_deselected(items=heavy)
+    items[:] = [item for item in items if item not in heavy]
+
+
+@dataclass
+class SoakBudget:
+    """How long one soak test may loop.
+
+    Attributes:
+        seconds: Its share of the bound; None = until its full count.
+    """
+
+    seconds: float | None
+    started: float
+
+    def more(self, done: int, full: int) -> bool:
+        """Whether a loop that has `done` of `full` rounds goes on."""
+        if done >= full:
+            return False
+        return self.seconds is None or time.monotonic() - self.started < self.seconds or done == 0
+
+
+@pytest.fixture
+def soak_budget(request: pytest.FixtureRequest) -> SoakBudget:
+    """The share of this soak test: `while budget.more(done, 10_000): …`, then print `done`."""
+    total = request.config.getoption("--soak-seconds")
+    tests = max(1, sum(1 for i in request.session.items if i.get_closest_marker("soak")))
+    return SoakBudget(2 * total / tests if total else None, time.monotonic())
