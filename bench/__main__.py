@@ -20,7 +20,7 @@ OUT = FOLDER.parent / "build" / "bench.json"
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    import numpy
+    import numpy as np
     import onnxruntime
 
     model = ""
@@ -33,7 +33,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "system": platform.platform(),
-        "numpy": numpy.__version__,
+        "numpy": np.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
 
@@ -68,7 +68,7 @@ def main() -> int:
                 "limit": limit,
                 "better": better,
                 "n": n,
-            }  # fmt: skip
+            }
         )
 
     for name in names:

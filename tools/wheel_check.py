@@ -21,7 +21,10 @@ ALLOWED = {
     "flatbuffers", "packaging", "protobuf",    # onnxruntime's
     "urllib3",                                 # tuf's
 }  # fmt: skip
-LIST = "import importlib.metadata as m, json; print(json.dumps([d.metadata['Name'] for d in m.distributions()]))"
+LIST = """
+import importlib.metadata, json
+print(json.dumps([item.metadata["Name"] for item in importlib.metadata.distributions()]))
+"""
 
 
 def run(*command: str | Path, cwd: Path) -> str:
