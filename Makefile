@@ -11,7 +11,7 @@ ONLY    ?=
 DEBIAN  := chromium fusefat mtools dosfstools strace faketime qemu-user-static systemd
 
 .DEFAULT_GOAL := help
-.PHONY: help sync demo test lint fix bench soak lock coverage-table golden wheels wheelhouse \
+.PHONY: help sync demo test lint fix bench soak lock coverage-table errors golden wheels wheelhouse \
         device-check system-deps clean
 
 help:             ## this list
@@ -41,6 +41,7 @@ lint: $(STAMP)    ## style, types, import contracts, size of the device; changes
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/count_lines.py
+	$(BIN)/python tools/error_table.py --check
 
 fix: $(STAMP)     ## let ruff repair what it can
 	$(BIN)/ruff check --fix .
@@ -60,6 +61,9 @@ lock: $(STAMP)    ## rewrite requirements/ after a change of dependencies (UPGRA
 
 coverage-table: $(STAMP)  ## docs/MODELS.md: every estimator, converted and compared
 	$(BIN)/python tools/coverage_table.py
+
+errors: $(STAMP)  ## docs/ERRORS.md from the classes
+	$(BIN)/python tools/error_table.py
 
 golden: $(STAMP)  ## write signed samples of the current format versions (never over an old one)
 	$(BIN)/python tools/make_golden.py
