@@ -14,7 +14,7 @@ HEAD = """# Errors
 
 Written by `make errors`; do not edit. A failed command prints one line on stderr:
 `error [CODE]: what (why); what to do next`. With `--json` it prints
-`{"ok": false, "error": {"code", "what", "why", "next", "exit"}}`. Codes and exit statuses are stable.
+`{"ok": false, "error": {"code", "what", "why", "next", "exit"}}`. Codes and statuses are stable.
 
 | exit | code | when | what to do |
 |---:|---|---|---|
