@@ -15,9 +15,10 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import IO, Protocol, runtime_checkable
 
 from device_runtime.errors import (
@@ -109,6 +110,26 @@ class Disk(Protocol):
 
     def free_bytes(self, path: Path) -> int:
         """Return the bytes that this process may still write there."""
+        ...
+
+    def kind(self, path: Path) -> str:
+        """Return `file`, `dir`, `link`, `other`, or an empty string when nothing is there."""
+        ...
+
+    def drop_cache(self, path: Path) -> bool:
+        """Drop a synced file from the page cache; whether the next read comes from the medium."""
+        ...
+
+    def sync_all(self, path: Path) -> None:
+        """Write out the whole file system that a folder lies on (syncfs)."""
+        ...
+
+    def hold(self, path: Path) -> Callable[[], None]:
+        """Lock a folder against other processes until the returned function is called.
+
+        Raises:
+            BusyError: Another process holds it.
+        """
         ...
 
 
@@ -209,6 +230,73 @@ class RealDisk:
         """Return the room left for this process."""
         stat = os.statvfs(path)
         return stat.f_bavail * stat.f_frsize
+
+    def kind(self, path: Path) -> str:
+        """Return what lies there, without following a link."""
+        try:
+            mode = os.lstat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        for name, test in (("file", S_ISREG), ("dir", S_ISDIR), ("link", S_ISLNK)):
+            if test(mode):
+                return name
+        return "other"
+
+    def drop_cache(self, path: Path) -> bool:
+        """Drop clean pages, then ask the kernel whether any stayed (tmpfs keeps them all)."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            return _resident_pages(fd, os.fstat(fd).st_size) == 0
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
+    def sync_all(self, path: Path) -> None:
+        """Call syncfs(2), which Python has no name for."""
+        import ctypes
+
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
+                code = ctypes.get_errno()
+                raise OSError(code, os.strerror(code), str(path))
+        finally:
+            os.close(fd)
+
+    def hold(self, path: Path) -> Callable[[], None]:
+        """Lock the folder itself: nothing is left behind on the medium."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise BusyError(f"{path} is in use by another process") from None
+            raise
+        return lambda: os.close(fd)
+
+
+def _resident_pages(fd: int, size: int) -> int:
+    """Return how many pages of a file are in the page cache (mincore; -1 where it cannot say)."""
+    import ctypes
+    import mmap
+
+    if size == 0:
+        return 0
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    pages = (size + mmap.PAGESIZE - 1) // mmap.PAGESIZE
+    address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    if address in (None, ctypes.c_void_p(-1).value):
+        return -1
+    start, length = ctypes.c_void_p(address), ctypes.c_size_t(size)
+    vector = (ctypes.c_ubyte * pages)()
+    done = libc.mincore(start, length, vector)
+    libc.munmap(start, length)
+    return sum(1 for byte in bytes(vector) if byte & 1) if done == 0 else -1
 
 
 def write_all(handle: Handle, data: bytes | bytearray | memoryview) -> None:
