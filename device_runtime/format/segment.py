@@ -1,0 +1,657 @@
+"""Segments of the journal: prefix, header, frames, trailer. See docs/FORMAT-journal.md.
+
+One walker reads all three kinds: an *open* segment (written row by row), a *sealed* one (columnar)
+and a *salvage* (the frames of a crashed process, verbatim). Nothing here needs a key or numpy.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from device_runtime.crypt import sha256
+from device_runtime.errors import FormatError, TruncatedError, UnsupportedVersionError
+from device_runtime.format import canonical
+from device_runtime.format.batch import Answers, Batch
+
+VERSION = 1
+MAGIC = b"EPSEGMNT"
+TRAILER_MAGIC = b"EPSEGEND"
+OPEN, SEALED, SALVAGE = 1, 2, 3
+
+PREFIX = struct.Struct("<8sBBHII")  # magic, version, kind, 0, bytes of the header, CRC-32
+FRAME = struct.Struct("<IHBBIIII")  # CRC-32, marker, type, flags, length, counter, offset, count
+TRAILER = struct.Struct("<32s64s8s")  # SHA-256 of everything before it, Ed25519, magic
+MARKER = 0xF7E9
+_MARKER_BYTES = MARKER.to_bytes(2, "little")
+
+MAX_HEADER = 1 << 20
+MAX_FRAME = 64 << 20
+SIGNATURE_BYTES = 64
+
+ROWS, EVENT, LABEL, HOLE, SKETCH = 1, 2, 3, 4, 5  # frames of an open segment
+BLOCK, RECORDS = 16, 17  # frames of a sealed segment
+FRAME_TYPES = (ROWS, EVENT, LABEL, HOLE, SKETCH, BLOCK, RECORDS)
+CLEAR = 1  # flag: the content is readable, and authenticated by a tag at its end
+
+_HEX16 = re.compile(r"[0-9a-f]{16}")
+_HEX32 = re.compile(r"[0-9a-f]{32}")
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+
+
+class Lane(IntEnum):
+    """PRIORITY is never evicted while BULK remains."""
+
+    PRIORITY = 0
+    BULK = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RecordId:
+    """The name of one record in the whole world.
+
+    Attributes:
+        device: 32 hex characters: fingerprint of the device's keys.
+        epoch: 16 hex characters: unbroken life of the journal.
+        uid: 16 hex characters: random, one per segment; clones differ here.
+        sequence: Number of the record in its lane.
+    """
+
+    device: str
+    epoch: str
+    uid: str
+    sequence: int
+
+    def text(self) -> str:
+        """Return `device/epoch/uid/sequence`."""
+        return f"{self.device}/{self.epoch}/{self.uid}/{self.sequence}"
+
+    @classmethod
+    def parse(cls, text: str) -> RecordId:
+        """Read what `text` wrote.
+
+        Raises:
+            FormatError: It is not a record id.
+        """
+        parts = text.split("/")
+        if (
+            len(parts) != 4
+            or not _HEX32.fullmatch(parts[0])
+            or not _HEX16.fullmatch(parts[1])
+            or not _HEX16.fullmatch(parts[2])
+            or not re.fullmatch(r"0|[1-9][0-9]{0,18}", parts[3])
+        ):
+            raise FormatError(f"{text[:100]!r} is not a record id")
+        return cls(parts[0], parts[1], parts[2], int(parts[3]))
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """Where an epoch came from.
+
+    Attributes:
+        epoch: The epoch before.
+        heads: Lane → (number, hash hex) of its newest segment; (0, "") where it had none.
+        reason: `disk`, `ack`, `restore`, ...
+    """
+
+    epoch: str
+    heads: Mapping[Lane, tuple[int, str]]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """An unbroken life of a device's journal. It is committed in the generation.
+
+    Attributes:
+        id: 16 hex characters, random.
+        parent: The epoch before, None after `init`.
+    """
+
+    id: str
+    parent: Parent | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object; `from_json` reads it back equal."""
+        return {"id": self.id, "parent": _parent_json(self.parent)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Epoch:
+        """Read what `to_json` wrote.
+
+        Raises:
+            FormatError: It is not an epoch.
+        """
+        try:
+            epoch = cls(_hex(value["id"], _HEX16), _parent(value["parent"]))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise FormatError(f"not an epoch: {error!r}") from None
+        return epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One journaled column: a hashed one is a string of 32 hex characters."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = ()
+    journal: str = "keep"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a row of a segment is made of.
+
+    Attributes:
+        fields: Journaled columns in the order of the schema.
+        names: Classes, levels or names of scores: what `_label` and `_scores` mean.
+        scores: Dtype of the scores.
+        task: Task of the schema, such as `binary`; empty before a bundle is in use.
+    """
+
+    fields: tuple[Field, ...] = ()
+    names: tuple[str, ...] = ()
+    scores: str = "float32"
+    task: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A declared loss.
+
+    Attributes:
+        reason: `evicted`, `damaged` or `unjournaled`.
+        epoch: Of the lost segment.
+        lane: Of the lost segment.
+        number: Of the lost segment; 0 for rows that never reached one.
+        uid: Of the lost segment; empty if unknown.
+        hash: Of the lost segment; empty if unknown.
+        first: First lost sequence; -1 if unknown.
+        last: Last lost sequence; -1 if unknown.
+        count: Lost records; -1 if unknown.
+    """
+
+    reason: str
+    epoch: str
+    lane: Lane
+    number: int
+    uid: str = ""
+    hash: str = ""
+    first: int = -1
+    last: int = -1
+    count: int = -1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object of a HOLE."""
+        return {**asdict(self), "lane": int(self.lane)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Hole:
+        """Read what `to_json` wrote.
+
+        Raises:
+            FormatError: It is not a HOLE.
+        """
+        try:
+            return cls(
+                reason=_text(value["reason"]),
+                epoch=_hex(value["epoch"], _HEX16),
+                lane=Lane(value["lane"]),
+                number=_int(value["number"]),
+                uid=_text(value["uid"]),
+                hash=_text(value["hash"]),
+                first=_int(value["first"], -1),
+                last=_int(value["last"], -1),
+                count=_int(value["count"], -1),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"not a hole: {error!r}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a segment says about itself, readable without a key.
+
+    Attributes:
+        kind: OPEN, SEALED or SALVAGE.
+        device: Device id, 32 hex characters.
+        epoch: 16 hex characters.
+        lane: PRIORITY or BULK.
+        number: 1, 2, 3, ... in its lane and epoch.
+        uid: 16 hex characters, random.
+        previous: Hash (hex) of the sealed segment before it; empty for the first, or if unknown.
+        parent: Where the epoch came from.
+        bundle_name: Bundle whose rows stand here; empty before the first.
+        bundle_version: Its version.
+        bundle_digest: Its digest, hex.
+        boot_id: Boot of the machine, 32 hex characters.
+        monotonic_ns: Clock at creation.
+        wall_ns: Clock at creation.
+        first: Sequence of the first record.
+        layout: What a row is made of.
+        keys: (recipient id, wrapped key) of the segment's key.
+        last: Sequence of the last record; first - 1 if there is none. -1 in an open segment.
+        records: Records inside. -1 in an open segment.
+        rows: Rows among them. -1 in an open segment.
+        holes: HOLEs inside: who evicts this segment declares them again.
+        skipped: (first, last) sequences that damage took away.
+        torn: Bytes of the open file that could not be read.
+        reason: Why it was sealed: `size`, `age`, `shutdown`, `bundle`, `sync`, `epoch`, `crash`.
+    """
+
+    kind: int
+    device: str
+    epoch: str
+    lane: Lane
+    number: int
+    uid: str
+    previous: str
+    parent: Parent | None
+    bundle_name: str
+    bundle_version: int
+    bundle_digest: str
+    boot_id: str
+    monotonic_ns: int
+    wall_ns: int
+    first: int
+    layout: Layout
+    keys: tuple[tuple[str, bytes], ...]
+    last: int = -1
+    records: int = -1
+    rows: int = -1
+    holes: tuple[Hole, ...] = ()
+    skipped: tuple[tuple[int, int], ...] = ()
+    torn: int = 0
+    reason: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the sequence in a record id: `device/epoch/uid/`."""
+        return f"{self.device}/{self.epoch}/{self.uid}/"
+
+    def key_info(self) -> bytes:
+        """Return what the segment's key is bound to when it is wrapped."""
+        text = f"{self.device}/{self.epoch}/{int(self.lane)}/{self.number}/{self.uid}/{self.kind}"
+        return b"edgepack segment key v1\0" + text.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One predicted (or invalid) block of rows, as the predictor hands it to the journal.
+
+    Attributes:
+        batch: The given columns. A column that is not there is journaled as not given. The text
+            column `RAW` may carry what an invalid row looked like.
+        answers: What the model said; None for invalid rows.
+        flags: uint16 per row (buffer), see `format.batch`.
+        unlike: float32 per row (buffer): how unlike the training data; None if not scored.
+        latency_us: Microseconds that this block took.
+    """
+
+    batch: Batch
+    answers: Answers | None
+    flags: Any
+    unlike: Any = None
+    latency_us: int = 0
+
+
+RAW = "_raw"
+
+
+class Frame(NamedTuple):
+    """Where a frame lies in a file, and what its header says."""
+
+    position: int
+    type: int
+    flags: int
+    length: int
+    counter: int
+    offset: int
+    count: int
+
+    @property
+    def content(self) -> int:
+        """Position of the content."""
+        return self.position + FRAME.size
+
+    @property
+    def end(self) -> int:
+        """Position after the frame."""
+        return self.position + FRAME.size + self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What can be read of an open segment.
+
+    Attributes:
+        frames: Whole frames with a valid CRC, in order.
+        torn: Bytes that belong to no whole frame.
+        skipped: Offsets (first, last) that are missing before a later frame.
+        records: Records in the frames.
+        next_offset: Offset after the last record.
+    """
+
+    frames: list[Frame] = field(default_factory=list)
+    torn: int = 0
+    skipped: list[tuple[int, int]] = field(default_factory=list)
+    records: int = 0
+    next_offset: int = 0
+
+
+class Opened(NamedTuple):
+    """A header with its place in the file."""
+
+    header: Header
+    hash: bytes
+    end: int
+
+
+# --- header ----------------------------------------------------------------------------------
+
+
+def write_header(header: Header) -> bytes:
+    """Return prefix and header. `sha256` of these bytes is the associated data of all frames."""
+    body = canonical.encode(_header_json(header))
+    if len(body) > MAX_HEADER:
+        raise FormatError("the header of a segment would be too large")
+    prefix = PREFIX.pack(MAGIC, VERSION, header.kind, 0, len(body), 0)[:-4]
+    return prefix + zlib.crc32(body, zlib.crc32(prefix)).to_bytes(4, "little") + body
+
+
+def read_header(data: bytes | bytearray | memoryview) -> Header:
+    """Read the header of a segment of any kind; needs no key and checks no signature.
+
+    Raises:
+        TruncatedError: Fewer bytes than the header has.
+        UnsupportedVersionError: Written by a newer edgepack.
+        FormatError: Anything else.
+    """
+    return open_header(data).header
+
+
+def open_header(data: bytes | bytearray | memoryview, start: int = 0) -> Opened:
+    """Read the header at `start`; see `read_header`. A salvage takes its keys from inside."""
+    view = memoryview(data)[start:]
+    if len(view) < PREFIX.size:
+        raise TruncatedError("a segment ends in its header")
+    magic, version, kind, zero, length, crc = PREFIX.unpack_from(view)
+    if magic != MAGIC:
+        raise FormatError("this is not a segment of a journal")
+    if version > VERSION:
+        raise UnsupportedVersionError(f"a segment has version {version}; this reads {VERSION}")
+    if version < 1 or kind not in (OPEN, SEALED, SALVAGE) or zero or length > MAX_HEADER:
+        raise FormatError("the prefix of a segment is not valid")
+    end = PREFIX.size + length
+    if len(view) < end:
+        raise TruncatedError("a segment ends in its header")
+    if zlib.crc32(view[PREFIX.size : end], zlib.crc32(view[: PREFIX.size - 4])) != crc:
+        raise FormatError("the header of a segment is damaged")
+    value = canonical.decode(
+        view[PREFIX.size : end], "the header of a segment", limit=MAX_HEADER, canonical=True
+    )
+    header = _header(kind, value)
+    return Opened(header, sha256(view[:end]), start + end)
+
+
+def header_message(hash: bytes) -> bytes:
+    """Return what the device signs when it creates an open segment."""
+    return b"edgepack segment header v1\0" + hash
+
+
+def segment_message(hash: bytes) -> bytes:
+    """Return what the device signs when it seals."""
+    return b"edgepack segment v1\0" + hash
+
+
+def read_trailer(data: bytes | bytearray | memoryview) -> tuple[bytes, bytes]:
+    """Return (hash, signature) at the end of a sealed segment; nothing is verified.
+
+    Raises:
+        TruncatedError: There is no trailer.
+    """
+    if len(data) < TRAILER.size:
+        raise TruncatedError("a segment has no trailer")
+    hash, signature, magic = TRAILER.unpack_from(data, len(data) - TRAILER.size)
+    if magic != TRAILER_MAGIC:
+        raise TruncatedError("a segment has no trailer")
+    return hash, signature
+
+
+def _header_json(header: Header) -> dict[str, Any]:
+    layout = header.layout
+    value: dict[str, Any] = {
+        "device": header.device,
+        "epoch": header.epoch,
+        "lane": int(header.lane),
+        "number": header.number,
+        "uid": header.uid,
+        "previous": header.previous,
+        "parent": _parent_json(header.parent),
+        "bundle": [header.bundle_name, header.bundle_version, header.bundle_digest],
+        "boot": header.boot_id,
+        "monotonic": header.monotonic_ns,
+        "wall": header.wall_ns,
+        "first": header.first,
+        "columns": [[f.name, f.dtype, list(f.shape), f.journal] for f in layout.fields],
+        "names": list(layout.names),
+        "scores": layout.scores,
+        "task": layout.task,
+        "keys": [[who, base64.b64encode(blob).decode()] for who, blob in header.keys],
+    }
+    if header.kind != OPEN:
+        value |= {
+            "last": header.last,
+            "records": header.records,
+            "rows": header.rows,
+            "holes": [hole.to_json() for hole in header.holes],
+            "skipped": [list(pair) for pair in header.skipped],
+            "torn": header.torn,
+            "reason": header.reason,
+        }
+    return value
+
+
+def _header(kind: int, value: Any) -> Header:
+    try:
+        name, version, digest = value["bundle"]
+        closed = kind != OPEN
+        header = Header(
+            kind=kind,
+            device=_hex(value["device"], _HEX32),
+            epoch=_hex(value["epoch"], _HEX16),
+            lane=Lane(value["lane"]),
+            number=_int(value["number"], 1),
+            uid=_hex(value["uid"], _HEX16),
+            previous=_hex(value["previous"], _HEX64) if value["previous"] else "",
+            parent=_parent(value["parent"]),
+            bundle_name=_text(name),
+            bundle_version=_int(version),
+            bundle_digest=_text(digest),
+            boot_id=_hex(value["boot"], _HEX32),
+            monotonic_ns=_int(value["monotonic"]),
+            wall_ns=_int(value["wall"], -(2**63)),
+            first=_int(value["first"]),
+            layout=_layout(value),
+            keys=tuple(
+                (_hex(who, _HEX16), base64.b64decode(_text(blob), validate=True))
+                for who, blob in value["keys"]
+            ),
+            last=_int(value["last"], -1) if closed else -1,
+            records=_int(value["records"]) if closed else -1,
+            rows=_int(value["rows"]) if closed else -1,
+            holes=tuple(Hole.from_json(hole) for hole in value["holes"]) if closed else (),
+            skipped=tuple((_int(a), _int(b)) for a, b in value["skipped"]) if closed else (),
+            torn=_int(value["torn"]) if closed else 0,
+            reason=_text(value["reason"]) if closed else "",
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise FormatError(
+            f"the header of a segment does not follow its format: {error!r}"
+        ) from None
+    if closed and not header.first - 1 <= header.last < header.first + (1 << 32):
+        raise FormatError("the header of a segment counts wrongly")
+    return header
+
+
+def _layout(value: Any) -> Layout:
+    fields_: list[Field] = []
+    for name, dtype, shape, journal in value["columns"]:
+        fields_.append(
+            Field(_text(name), _text(dtype), tuple(_int(s, 1) for s in shape), _text(journal))
+        )
+    names = tuple(_text(item) for item in value["names"])
+    return Layout(tuple(fields_), names, _text(value["scores"]), _text(value["task"]))
+
+
+def _parent_json(parent: Parent | None) -> dict[str, Any] | None:
+    if parent is None:
+        return None
+    heads = {str(int(lane)): [number, hash] for lane, (number, hash) in parent.heads.items()}
+    return {"epoch": parent.epoch, "heads": heads, "reason": parent.reason}
+
+
+def _parent(value: Any) -> Parent | None:
+    if value is None:
+        return None
+    heads = {
+        Lane(int(lane)): (_int(pair[0]), _hex(pair[1], _HEX64) if pair[1] else "")
+        for lane, pair in value["heads"].items()
+    }
+    return Parent(_hex(value["epoch"], _HEX16), heads, _text(value["reason"]))
+
+
+def _int(value: Any, low: int = 0) -> int:
+    if type(value) is not int or not low <= value < 2**63:
+        raise ValueError(f"{value!r} is no number from {low}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"{value!r} is no text")
+    return value
+
+
+def _hex(value: Any, pattern: re.Pattern[str]) -> str:
+    if type(value) is not str or not pattern.fullmatch(value):
+        raise ValueError(f"{value!r} is no identifier")
+    return value
+
+
+# --- frames ----------------------------------------------------------------------------------
+
+
+def frame_head(type: int, flags: int, length: int, counter: int, offset: int, count: int) -> bytes:
+    """Return a frame's header without its CRC: 20 bytes, part of the associated data."""
+    return FRAME.pack(0, MARKER, type, flags, length, counter, offset, count)[4:]
+
+
+def frame_bytes(head: bytes, content: bytes) -> bytes:
+    """Return a whole frame: CRC over header and content, header, content."""
+    return zlib.crc32(content, zlib.crc32(head)).to_bytes(4, "little") + head + content
+
+
+def read_frame(data: memoryview, position: int, end: int) -> Frame | None:
+    """Return the frame at `position` if it is whole and its CRC holds, else None."""
+    if position + FRAME.size > end:
+        return None
+    crc, marker, type_, flags, length, counter, offset, count = FRAME.unpack_from(data, position)
+    stop = position + FRAME.size + length
+    if marker != MARKER or type_ not in FRAME_TYPES or length > MAX_FRAME or stop > end:
+        return None
+    if count < 1 or zlib.crc32(data[position + 4 : stop]) != crc:
+        return None
+    return Frame(position, type_, flags, length, counter, offset, count)
+
+
+def scan(data: bytes | bytearray | memoryview, start: int, end: int | None = None) -> Scan:
+    """Walk over frames from `start`; skip what is damaged, frame by frame; never raises.
+
+    Offsets and counters only grow: an old frame that a file system shows again is skipped.
+    The work is bounded: after checksumming eight times the file it gives up on the rest.
+    """
+    view = memoryview(data)
+    end = len(view) if end is None else end
+    raw = data if isinstance(data, (bytes, bytearray)) else bytes(view)
+    result = Scan()
+    frames, position, torn, expected, last_counter = result.frames, start, 0, 0, -1
+    budget = 8 * (end - start) + (1 << 20)
+    records = 0
+    while position < end:
+        frame = read_frame(view, position, end)
+        if frame is not None and frame.offset >= expected and frame.counter > last_counter:
+            if frame.offset > expected:
+                result.skipped.append((expected, frame.offset - 1))
+            frames.append(frame)
+            expected = frame.offset + frame.count
+            records += frame.count
+            last_counter = frame.counter
+            position = frame.end
+            continue
+        budget -= _claimed(view, position, end)
+        found = raw.find(_MARKER_BYTES, position + 5, end) if budget > 0 else -1
+        after = found - 4 if found >= 0 else end
+        torn += after - position
+        position = after
+    return Scan(frames, torn, result.skipped, records, expected)
+
+
+def _claimed(view: memoryview, position: int, end: int) -> int:
+    if position + FRAME.size > end:
+        return 1
+    length = FRAME.unpack_from(view, position)[4]
+    return min(int(length), end - position) if length <= MAX_FRAME else 1
+
+
+def frames(data: bytes | bytearray | memoryview, start: int, end: int) -> Sequence[Frame]:
+    """Return the frames of a sealed segment, which must be whole.
+
+    Raises:
+        FormatError: One is not.
+    """
+    view = memoryview(data)
+    result: list[Frame] = []
+    while start < end:
+        frame = read_frame(view, start, end)
+        if frame is None:
+            raise FormatError("a frame of a segment is damaged")
+        result.append(frame)
+        start = frame.end
+    return result
+
+
+# --- file names ------------------------------------------------------------------------------
+
+_NAME = re.compile(r"([0-9a-f]{16})-([pb])-([0-9]{10})-([0-9a-f]{16})\.(open|seg|tmp|damaged)")
+
+
+class Name(NamedTuple):
+    """What a file name says: an index, believed only where the header cannot be read."""
+
+    epoch: str
+    lane: Lane
+    number: int
+    uid: str
+    suffix: str
+
+    def text(self, suffix: str | None = None) -> str:
+        """Return the file name, with another suffix if given."""
+        letter = "pb"[self.lane]
+        return f"{self.epoch}-{letter}-{self.number:010d}-{self.uid}.{suffix or self.suffix}"
+
+    @classmethod
+    def parse(cls, text: str) -> Name | None:
+        """Return the parts of a file name, None for a stranger's file."""
+        match = _NAME.fullmatch(text)
+        if match is None:
+            return None
+        return cls(match[1], Lane("pb".index(match[2])), int(match[3]), match[4], match[5])
