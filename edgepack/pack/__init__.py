@@ -1,0 +1,1 @@
+"""From a candidate to the bytes of an unsigned bundle, and back to what a person reads."""
