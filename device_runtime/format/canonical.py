@@ -46,10 +46,14 @@ def decode(
         raise TooLargeError(f"{what} is larger than {limit} bytes")
     try:
         _check_depth(raw, what)
-        value = json.loads(raw, object_pairs_hook=_no_twice, parse_constant=_no_constant)
+        value = json.loads(
+            raw, object_pairs_hook=_no_twice, parse_constant=_no_constant, parse_float=_finite
+        )
+        # Escapes may spell half a character, which no file or log could ever hold.
+        again = encode(value) if canonical or b"\\u" in raw else raw
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{what} is not valid JSON: {error}") from None
-    if canonical and encode(value) != raw:
+    if canonical and again != raw:
         raise NotCanonicalError(f"{what} is not canonical JSON")
     return value
 
@@ -84,6 +88,14 @@ def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         message = "a key stands twice"
         raise ValueError(message)
     return result
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        message = f"{text[:40]} is beyond every float"
+        raise ValueError(message)
+    return value
 
 
 def _no_constant(name: str) -> float:

@@ -141,9 +141,7 @@ def write(
             out(chunk)
             written += len(chunk)
         if written != entry.size:
-            raise FormatError(
-                f"{entry.name} gave {written} bytes where {entry.size} were announced"
-            )
+            raise FormatError(f"{entry.name} gave {written} bytes, not {entry.size}")
         out(_ZEROS[: _round(written) - written])
     out(_ZEROS[:END])
     return total

@@ -1,0 +1,182 @@
+"""Verified reading from a container: every byte that is handed out was hashed first.
+
+Whatever lies on a stick may change between two reads, so nothing is read twice: small files are
+held in memory, large ones are hashed while they are copied to the device's own disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from device_runtime.disk import Disk, write_all
+from device_runtime.errors import (
+    DigestMismatchError,
+    FormatError,
+    LengthMismatchError,
+    TooLargeError,
+    TruncatedError,
+)
+from device_runtime.format import container
+from device_runtime.format.container import Entry, Index
+from device_runtime.policy import Policy
+from device_runtime.trust.custom import Target
+
+CHUNK = 1 << 20
+XZ_MEMORY = 128 << 20  # a decoder that wants more is refused; `xz -9` wants 65 MiB
+
+
+class Source:
+    """An open container."""
+
+    def __init__(self, file: IO[bytes], index: Index) -> None:
+        self._file = file
+        self.index = index
+
+    def small(self, name: str, limit: int) -> bytes:
+        """Read an entry into memory, unverified.
+
+        Raises:
+            TooLargeError: It is over `limit` bytes.
+            TruncatedError: The file is shorter than when it was indexed.
+        """
+        entry = self.index.entries[name]
+        if entry.size > limit:
+            raise TooLargeError(f"{name} has {entry.size:,} bytes; at most {limit:,} are accepted")
+        data = read_at(self._file, entry.offset, entry.size)
+        if len(data) != entry.size:
+            raise TruncatedError(f"the file ends inside {name}")
+        return data
+
+    def verified(self, name: str, target: Target, limit: int) -> bytes:
+        """Read an entry into memory and compare its digest.
+
+        Raises:
+            LengthMismatchError, DigestMismatchError: It is not what was signed.
+            TooLargeError, TruncatedError: As `small`.
+        """
+        check_length(self.index.entries[name], target)
+        data = self.small(name, limit)
+        if hashlib.sha256(data).hexdigest() != target.sha256:
+            raise DigestMismatchError(f"{name} is not what was signed")
+        return data
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """Return an entry in pieces, unverified."""
+        entry = self.index.entries[name]
+        for offset in range(0, entry.size, CHUNK):
+            yield read_at(self._file, entry.offset + offset, min(CHUNK, entry.size - offset))
+
+    def stream(self, name: str, target: Target, sink: Callable[..., object]) -> None:
+        """Hash an entry while `sink` takes it piece by piece; what it took counts only afterwards.
+
+        Raises:
+            LengthMismatchError, DigestMismatchError: It is not what was signed.
+            TruncatedError: The file ends inside it.
+        """
+        entry = self.index.entries[name]
+        check_length(entry, target)
+        digest = hashlib.sha256()
+        view = memoryview(bytearray(min(CHUNK, entry.size)))
+        self._file.seek(entry.offset)
+        left = entry.size
+        while left:
+            count = self._file.readinto(view[:left])  # type: ignore[attr-defined]
+            if not count:
+                raise TruncatedError(f"the file ends inside {name}")
+            digest.update(view[:count])
+            sink(view[:count])
+            left -= count
+        if digest.hexdigest() != target.sha256:
+            raise DigestMismatchError(f"{name} is not what was signed")
+
+
+def check_length(entry: Entry, target: Target) -> None:
+    """Compare the length in the container with the signed one."""
+    if entry.size != target.length:
+        raise LengthMismatchError(
+            f"{entry.name} has {entry.size:,} bytes where {target.length:,} were signed"
+        )
+
+
+@contextmanager
+def open_source(disk: Disk, path: Path, policy: Policy) -> Iterator[Source]:
+    """Open and index a container.
+
+    Raises:
+        FormatError: It is not one.
+        OSError: The medium cannot be read.
+    """
+    with disk.open_read(path) as file:
+        index = container.index(
+            lambda offset, length: read_at(file, offset, length),
+            file.seek(0, os.SEEK_END),
+            max_entries=policy.max_entries,
+            max_metadata_bytes=policy.max_metadata_bytes,
+            max_bytes=policy.max_bundle_bytes,
+        )
+        yield Source(file, index)
+
+
+def read_at(file: IO[bytes], offset: int, length: int) -> bytes:
+    """Read `length` bytes at `offset`; fewer at the end of the file."""
+    file.seek(offset)
+    return file.read(length)
+
+
+def expand(packed: Iterator[bytes], what: str, target: Target, sink: Callable[..., object]) -> None:
+    """Expand a standard .xz whose packed bytes were verified before, bounded by the signed length.
+
+    Raises:
+        LengthMismatchError, DigestMismatchError: The content is not what was signed.
+        FormatError: Not one complete .xz stream, or it wants too much memory.
+    """
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+    digest, length = hashlib.sha256(), 0
+    try:
+        for chunk in packed:
+            if decoder.eof and chunk:
+                raise FormatError(f"{what} goes on after its end")
+            data = decoder.decompress(chunk, CHUNK)
+            while True:
+                length += len(data)
+                if length > target.length:
+                    raise LengthMismatchError(f"{what} holds more than {target.length:,} bytes")
+                digest.update(data)
+                sink(data)
+                if decoder.eof or decoder.needs_input:
+                    break
+                data = decoder.decompress(b"", CHUNK)
+    except (lzma.LZMAError, EOFError, MemoryError) as error:
+        raise FormatError(f"{what} is not a valid .xz: {error}") from None
+    if not decoder.eof or decoder.unused_data:
+        raise FormatError(f"{what} is not one complete .xz stream")
+    if length != target.length:
+        raise LengthMismatchError(f"{what} holds {length:,} bytes, not {target.length:,}")
+    if digest.hexdigest() != target.sha256:
+        raise DigestMismatchError(f"the content of {what} is not what was signed")
+
+
+def chunks_of(disk: Disk, path: Path) -> Iterator[bytes]:
+    """Return a file's bytes in pieces."""
+    with disk.open_read(path) as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def write_file(disk: Disk, path: Path, fill: Callable[[Callable[..., object]], object]) -> None:
+    """Create a file, let `fill` write it, sync it; it is removed if anything goes wrong."""
+    handle = disk.create(path)
+    try:
+        fill(lambda data: write_all(handle, data))
+        handle.sync()
+    except BaseException:
+        handle.close()
+        disk.unlink(path)
+        raise
+    handle.close()
