@@ -1,0 +1,1 @@
+"""One HTML file that people read: offline, light and dark, printable."""

@@ -1,0 +1,1 @@
+"""What came home: the archive of sealed segments, and the table that is a view of it."""

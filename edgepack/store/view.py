@@ -1,0 +1,336 @@
+"""One bundle name's tables: state, appending, reading. See `edgepack.store.table`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake.exceptions import DeltaError
+
+from edgepack.errors import StoreError
+from edgepack.registry import Registry, SegmentRow
+from edgepack.store.ahead import ahead
+from edgepack.store.arrow import EVENTS, LABELS, ROWS, fits, stored
+from edgepack.store.decode import Side, Source
+from edgepack.workspace import Workspace
+
+MARK = "edgepack"  # in the custom metadata of each commit of ours
+HARMLESS = ("OPTIMIZE", "VACUUM START", "VACUUM END", "CREATE TABLE")
+FILE_BYTES = 64 << 20  # target size of one Parquet file: the writer holds about this in memory
+ROW_GROUP = 262_144
+MAX_READ = 131_072  # rows of one batch when reading
+
+
+@dataclass(slots=True)
+class Appended:
+    """What one `catch_up` brought into the view."""
+
+    rows: int = 0
+    labels: int = 0
+    events: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+class View:
+    """The tables of one bundle name, for reading and for appending.
+
+    Args:
+        ws: The workspace.
+        registry: Its base generation names the view; compromised devices are left out of reads.
+        name: Bundle name.
+    """
+
+    def __init__(self, ws: Workspace, registry: Registry, name: str) -> None:
+        self.ws = ws
+        self.registry = registry
+        self.name = name
+        self.app = f"{MARK}-{registry.base_generation()[1]}"
+
+    # --- where --------------------------------------------------------------------------------
+
+    def paths(self) -> list[Path]:
+        """Return the folders of rows that are there: NAME, then NAME.2 and so on."""
+        first = self.ws.table(self.name)
+        result = [first] if (first / "_delta_log").is_dir() else []
+        number = 2
+        while (first.with_name(f"{self.name}.{number}") / "_delta_log").is_dir():
+            result.append(first.with_name(f"{self.name}.{number}"))
+            number += 1
+        return result
+
+    def beside(self, what: str) -> Path:
+        """Return the folder of `labels` or `events`."""
+        return self.ws.table(self.name).with_name(f"{self.name}.{what}")
+
+    def everything(self) -> list[Path]:
+        """Return every folder of this view that is there."""
+        extra = (self.beside("labels"), self.beside("events"))
+        return [*self.paths(), *(path for path in extra if path.exists())]
+
+    def remove(self) -> None:
+        """Remove the view; archive and registry have everything."""
+        first = self.ws.table(self.name)
+        for path in {*self.everything(), first}:
+            self.ws.disk.rmtree(path)
+
+    # --- state --------------------------------------------------------------------------------
+
+    def progress(self) -> int:
+        """Return the last import serial that the view has; 0 for an empty one."""
+        return max((self._serial(path) for path in self.paths()), default=0)
+
+    def _serial(self, path: Path) -> int:
+        if not (path / "_delta_log").is_dir():
+            return 0
+        return DeltaTable(path).transaction_version(self.app) or 0
+
+    def problem(self) -> str:
+        """Return why the view cannot be trusted to be readable, or an empty text."""
+        for path in self.everything():
+            try:
+                table = DeltaTable(path)
+                if table.transaction_version(self.app) is None:
+                    return "it belongs to another generation of this base"
+                lost = _lost_file(table, path)
+            except (DeltaError, OSError, ValueError) as error:
+                return f"{path.name} cannot be read ({_short(error)})"
+            if lost:
+                return f"{path.name}: {lost}"
+        return ""
+
+    def foreign(self) -> list[str]:
+        """Return the commits since the last of ours that somebody else made."""
+        found = []
+        for path in self.everything():
+            for entry in DeltaTable(path).history(50):
+                if MARK in entry:
+                    break
+                operation = str(entry.get("operation", "?"))
+                if operation not in HARMLESS:
+                    found.append(f"{path.name} version {entry.get('version')}: {operation}")
+        return found
+
+    # --- appending ----------------------------------------------------------------------------
+
+    def append(self, source: Source, segments: Sequence[SegmentRow], done: Appended) -> None:
+        """Append segments of one bundle: labels and events first, then rows in one transaction.
+
+        The rows' transaction moves the progress, and it is the last: whatever is interrupted is
+        repeated, and what stands already in labels and events is skipped by their own serials.
+        """
+        serial = segments[-1].serial
+        have = {what: self._serial(self.beside(what)) for what in ("labels", "events")}
+        sides = {"labels": Side(LABELS, have["labels"]), "events": Side(EVENTS, have["events"])}
+        batches = ahead(source.decode(segments, sides))
+        first = next(batches, None)
+        if first is None:
+            self._end(sides, serial, done)
+            self._mark(serial)
+            return
+        path = self._fitting(first.schema)
+
+        def stream() -> Iterator[pa.RecordBatch]:
+            yield first
+            done.rows += first.num_rows
+            for batch in batches:
+                yield batch
+                done.rows += batch.num_rows
+            self._end(sides, serial, done)
+
+        rows = pa.RecordBatchReader.from_batches(first.schema, stream())
+        try:
+            self._write(path, rows, serial)
+        except Exception:
+            source.raise_failure()  # what stopped the stream, not how Arrow words it
+            raise
+        finally:
+            batches.close()
+
+    def _end(self, sides: Mapping[str, Side], serial: int, done: Appended) -> None:
+        for what, side in sides.items():
+            if side.rows:
+                table = pa.Table.from_pylist(side.rows, schema=side.schema)
+                self._write(self.beside(what), table, serial)
+        done.labels += len(sides["labels"].rows)
+        done.events += len(sides["events"].rows)
+
+    def _fitting(self, schema: pa.Schema) -> Path:
+        """Return the newest table if its columns have these types, else the path of a new one."""
+        paths = self.paths()
+        if not paths:
+            return self.ws.table(self.name)
+        if fits(stored(arrow_schema(DeltaTable(paths[-1]))), stored(schema)):
+            return paths[-1]
+        return self.ws.table(self.name).with_name(f"{self.name}.{len(paths) + 1}")
+
+    def _mark(self, serial: int) -> None:
+        """Move the progress without rows: an empty transaction."""
+        paths = self.paths()
+        if not paths:
+            self._write(self.ws.table(self.name), ROWS.empty_table(), serial)
+            return
+        table = DeltaTable(paths[-1])
+        table.create_write_transaction(
+            [], "append", table.schema(), commit_properties=self._commit(serial)
+        )
+
+    def _write(self, path: Path, rows: Any, serial: int) -> None:
+        self.ws.disk.mkdir(path)
+        widened = path / "_delta_log"
+        write_deltalake(
+            path,
+            rows,
+            mode="append",
+            schema_mode="merge" if widened.is_dir() else None,
+            target_file_size=FILE_BYTES,
+            writer_properties=WriterProperties(
+                compression="SNAPPY", max_row_group_size=ROW_GROUP, statistics_truncate_length=32
+            ),
+            commit_properties=self._commit(serial),
+        )
+
+    def _commit(self, serial: int) -> CommitProperties:
+        return CommitProperties(
+            app_transactions=[Transaction(self.app, serial)],
+            custom_metadata={MARK: str(serial)},
+        )
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def columns(self) -> dict[str, pa.DataType]:
+        """Return every column of the rows; the newest table says the type."""
+        result: dict[str, pa.DataType] = {}
+        for path in self.paths():
+            result |= stored(arrow_schema(DeltaTable(path)))
+        return result
+
+    def batches(
+        self,
+        columns: Sequence[str] | None = None,
+        where: ds.Expression | None = None,
+        *,
+        what: str = "rows",
+        rows: int = MAX_READ,
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the records in constant memory; rows of compromised devices are left out.
+
+        Args:
+            columns: Names; None for all. One that a table lacks is null.
+            where: Filter over stored columns.
+            what: `rows`, `labels` or `events`.
+            rows: Most rows of one batch.
+
+        Raises:
+            StoreError: The table cannot be read.
+        """
+        where = _both(where, self._trusted())
+        try:
+            if what != "rows":
+                path = self.beside(what)
+                if (path / "_delta_log").is_dir():
+                    yield from _scan(path, columns, where, rows)
+                return
+            wanted = self.columns()
+            if columns is not None:
+                wanted = {name: wanted[name] for name in columns if name in wanted}
+            for path in self.paths():
+                for batch in _scan(path, list(wanted), where, rows):
+                    yield _as_wanted(batch, wanted)
+        except (DeltaError, OSError, pa.ArrowException) as error:
+            raise StoreError(f"the table of {self.name} cannot be read: {_short(error)}") from None
+
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        where: ds.Expression | None = None,
+        *,
+        what: str = "rows",
+    ) -> pa.Table:
+        """Return the records as one Arrow table; see `batches`."""
+        found = list(self.batches(columns, where, what=what))
+        if found:
+            return pa.Table.from_batches(found)
+        if what == "rows":
+            kinds = self.columns() or stored(ROWS)
+        else:
+            kinds = stored(LABELS if what == "labels" else EVENTS)
+        names = kinds if columns is None else [name for name in columns if name in kinds]
+        return pa.table({name: pa.array([], kinds[name]) for name in names})
+
+    def count(self) -> int:
+        """Return the rows of all tables, from their metadata alone."""
+        return sum(DeltaTable(path).count() for path in self.paths())
+
+    def _trusted(self) -> ds.Expression | None:
+        result = None
+        for device in self.registry.devices("compromised"):
+            after = ds.field("_serial") >= (device.since or 0)
+            result = _both(result, ~((ds.field("_device") == device.device) & after))
+        return result
+
+
+def arrow_schema(table: DeltaTable) -> pa.Schema:
+    """Return the schema of a Delta table as pyarrow's."""
+    return pa.schema(table.schema().to_arrow())
+
+
+def _scan(
+    path: Path, columns: Sequence[str] | None, where: ds.Expression | None, rows: int
+) -> Iterator[pa.RecordBatch]:
+    dataset = DeltaTable(path).to_pyarrow_dataset()
+    if columns is not None:
+        there = set(dataset.schema.names)
+        columns = [name for name in columns if name in there]
+    scanner = dataset.scanner(
+        columns=columns, filter=where, batch_size=rows, batch_readahead=2, fragment_readahead=1
+    )
+    for batch in scanner.to_batches():
+        if batch.num_rows:
+            yield batch
+
+
+def _as_wanted(batch: pa.RecordBatch, wanted: Mapping[str, pa.DataType]) -> pa.RecordBatch:
+    """Give an older table's batch the newest columns and types; null where that is not possible."""
+    if batch.schema.names == list(wanted) and batch.schema.types == list(wanted.values()):
+        return batch
+    there = set(batch.schema.names)
+    arrays = []
+    for name, kind in wanted.items():
+        array = batch.column(name) if name in there else pa.nulls(batch.num_rows, kind)
+        if array.type != kind:
+            try:
+                array = array.cast(kind)
+            except pa.ArrowInvalid:
+                array = pa.nulls(batch.num_rows, kind)
+        arrays.append(array)
+    return pa.RecordBatch.from_arrays(arrays, names=list(wanted))
+
+
+def _both(one: ds.Expression | None, other: ds.Expression | None) -> ds.Expression | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one & other
+
+
+def _lost_file(table: DeltaTable, path: Path) -> str:
+    """Return what is wrong with the data files: deltalake does not sync, a power cut may cut."""
+    actions = pa.table(table.get_add_actions(flatten=True))
+    for name, size in zip(
+        actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True
+    ):
+        try:
+            there = (path / name).stat().st_size
+        except FileNotFoundError:
+            return f"{name} is missing"
+        if there != size:
+            return f"{name} has {there} bytes instead of {size}"
+    return ""
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
