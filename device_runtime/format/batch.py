@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MISSING_CODE = 0xFFFFFFFF
+SMALL = 32  # rows; up to this many take the path without numpy
 
 
 @dataclass(frozen=True, slots=True)
