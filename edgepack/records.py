@@ -21,11 +21,13 @@ CREATE TABLE devices(device TEXT PRIMARY KEY, name TEXT UNIQUE NOT NULL, device_
   bundle TEXT, kit_id TEXT, state TEXT NOT NULL, ed25519 BLOB, mldsa65 BLOB, words TEXT,
   seen INT, changed INT, since INT);
 CREATE TABLE segments(hash TEXT PRIMARY KEY, device TEXT, epoch TEXT, lane INT, number INT,
-  uid TEXT, first INT, last INT, previous TEXT, parent TEXT, bundle_name TEXT,
+  uid TEXT, first INT, last INT, previous TEXT, bundle_name TEXT,
   bundle_version INT, bundle_digest TEXT, boot TEXT, created_wall INT, bytes INT, salvage INT,
   rows INT, serial INT, imported INT, path TEXT, state TEXT NOT NULL, backed INT DEFAULT 0);
 CREATE INDEX segments_place ON segments(device, epoch, lane, number);
 CREATE INDEX segments_serial ON segments(serial);
+CREATE TABLE epochs(device TEXT, epoch TEXT, parent TEXT, heads TEXT, reason TEXT,
+  PRIMARY KEY(device, epoch));
 CREATE TABLE spans(device TEXT, epoch TEXT, uid TEXT, first INT, last INT, hash TEXT);
 CREATE INDEX spans_uid ON spans(device, epoch, uid);
 CREATE INDEX spans_hash ON spans(hash);
@@ -99,7 +101,6 @@ class SegmentRow:
         first: Lowest sequence in it.
         last: Highest sequence in it; `first - 1` when empty.
         previous: Hash of the segment before it, hex; empty at number 1.
-        parent: JSON text of the parent epoch in the first header of an epoch, else empty.
         rows: Sequences that this segment was the first to bring (see `spans`).
         serial: Import serial, 1, 2, 3 …: the order of registration; the view appends by it.
         imported: When.
@@ -116,7 +117,6 @@ class SegmentRow:
     first: int
     last: int
     previous: str
-    parent: str
     bundle_name: str
     bundle_version: int
     bundle_digest: str
@@ -130,6 +130,17 @@ class SegmentRow:
     path: str
     state: str = "imported"
     backed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRow:
+    """Where an epoch came from. `heads`: JSON object, lane → [number, hash] of the parent."""
+
+    device: str
+    epoch: str
+    parent: str
+    heads: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

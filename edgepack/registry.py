@@ -27,6 +27,7 @@ from edgepack.records import (
     AlarmRow,
     BundleRow,
     DeviceRow,
+    EpochRow,
     HeldRow,
     HoleRow,
     PlanRow,
@@ -40,6 +41,7 @@ __all__ = [
     "AlarmRow",
     "BundleRow",
     "DeviceRow",
+    "EpochRow",
     "HeldRow",
     "HoleRow",
     "PlanRow",
@@ -235,6 +237,34 @@ class Registry:
             device, epoch, lane, number - 1, number + 1,
         )  # fmt: skip
 
+    def forms(self, device: str, epoch: str, uid: str) -> list[SegmentRow]:
+        """Return every registered form (sealed, salvaged) of a segment uid."""
+        return self._all(
+            SegmentRow,
+            "SELECT * FROM segments WHERE device=? AND epoch=? AND uid=? ORDER BY serial",
+            device, epoch, uid,
+        )  # fmt: skip
+
+    def add_epoch(self, row: EpochRow) -> bool:
+        """Store where an epoch came from; return whether it is new."""
+        known = self.epochs(row.device)
+        if any(old.epoch == row.epoch for old in known):
+            return False
+        self._put("epochs", row)
+        return True
+
+    def epochs(self, device: str) -> list[EpochRow]:
+        """Return the known epochs of a device that have a parent."""
+        return self._all(EpochRow, "SELECT * FROM epochs WHERE device=?", device)
+
+    def highest_number(self, device: str, epoch: str, lane: int) -> int:
+        """Return the highest registered segment number of a lane, 0 when there is none."""
+        row = self._db.execute(
+            "SELECT COALESCE(MAX(number), 0) FROM segments WHERE device=? AND epoch=? AND lane=?",
+            (device, epoch, lane),
+        ).fetchone()
+        return int(row[0])
+
     def next_serial(self) -> int:
         """Return the serial for the next `add_segment`."""
         return int(
@@ -269,7 +299,8 @@ class Registry:
         """Return what an ack to this device lists, oldest first; purged segments stay listed."""
         return self._all(
             SegmentRow,
-            "SELECT * FROM segments WHERE device=? AND backed>=? ORDER BY epoch, lane, number",
+            "SELECT * FROM segments WHERE device=? AND (backed>=? OR state='purged')"
+            " ORDER BY epoch, lane, number",
             device, int(backed_only),
         )  # fmt: skip
 

@@ -1,0 +1,158 @@
+"""Sealed segments exactly as they came home: `archive/<device>/<epoch>-<hash>.seg`.
+
+What an ack lists lies here, synced with its folder. Nothing is ever rewritten; only a purge (with
+its tombstone written first) removes a file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from device_runtime.disk import Disk, write_all, write_durable
+from device_runtime.errors import FormatError
+from device_runtime.format import canonical
+from device_runtime.format.receipt import is_id
+from device_runtime.format.segment import read_trailer
+from edgepack.errors import StoreError
+from edgepack.registry import Registry, SegmentRow, Tombstone
+
+TOMBSTONES = "tombstones.ndjson"
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """The archive of a workspace.
+
+    Attributes:
+        root: The folder `archive/`.
+        disk: What makes it durable.
+    """
+
+    root: Path
+    disk: Disk
+
+    def put(self, device: str, epoch: str, digest: str, data: bytes) -> str:
+        """Write one segment and sync the file; `sync` of its device makes the name durable.
+
+        Returns:
+            Its path relative to `archive/`, for `SegmentRow.path`.
+        """
+        relative = f"{device}/{epoch}-{digest}.seg"
+        path = self.root / relative
+        temporary = path.with_suffix(".tmp")
+        self.disk.mkdir(path.parent)
+        self.disk.unlink(temporary)
+        handle = self.disk.create(temporary)
+        try:
+            write_all(handle, data)
+            handle.sync()
+        finally:
+            handle.close()
+        self.disk.rename(temporary, path)
+        return relative
+
+    def sync(self, device: str) -> None:
+        """Make every `put` for a device survive a power cut."""
+        self.disk.fsync_dir(self.root / device)
+        self.disk.fsync_dir(self.root)
+
+    def read(self, row: SegmentRow) -> bytes:
+        """Return the bytes of a registered segment.
+
+        Raises:
+            StoreError: It was purged, is missing, or is not what was archived.
+        """
+        if not row.path:
+            raise StoreError(f"segment {row.hash[:12]} was purged")
+        try:
+            data = self.disk.read(self.root / row.path)
+            found = read_trailer(data)[0].hex()
+        except (OSError, FormatError) as error:
+            raise StoreError(
+                f"archive/{row.path} cannot be read: {error}",
+                why="an acknowledged segment must never be missing",
+                next="restore it from the newest backup, then run: edgepack store check",
+            ) from None
+        if found != row.hash:
+            raise StoreError(f"archive/{row.path} is not the segment that was archived")
+        return data
+
+    def find(self, digest: str) -> Path | None:
+        """Return where a segment lies, by its hash, without the registry."""
+        return next((path for path in self.paths() if path.stem.endswith(digest)), None)
+
+    def paths(self) -> Iterator[Path]:
+        """Give every archived file."""
+        for device in self.disk.list(self.root):
+            if is_id(device):
+                for name in self.disk.list(self.root / device):
+                    if name.endswith(".seg"):
+                        yield self.root / device / name
+
+    def has(self, row: SegmentRow) -> bool:
+        """Whether the file of a registered segment is there."""
+        return bool(row.path) and self.disk.exists(self.root / row.path)
+
+    def drop(self, row: SegmentRow) -> None:
+        """Remove a purged segment. Only after its tombstone is durable."""
+        path = self.root / row.path
+        self.disk.unlink(path)
+        self.disk.fsync_dir(path.parent)
+
+
+# --- tombstones: outside registry and backup, so that a restore cannot bring back what was purged
+
+
+def read_tombstones(disk: Disk, folder: Path) -> list[Tombstone]:
+    """Return what was ever purged.
+
+    Raises:
+        StoreError: The file is damaged.
+    """
+    path = folder / TOMBSTONES
+    if not disk.exists(path):
+        return []
+    try:
+        return [Tombstone(**json.loads(line)) for line in disk.read(path).splitlines()]
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"{path} is damaged: {error}", next="restore it from the newest backup"
+        ) from None
+
+
+def add_tombstones(disk: Disk, folder: Path, stones: Sequence[Tombstone]) -> None:
+    """Add to what was purged, durably; what stands there already is not repeated."""
+    known = read_tombstones(disk, folder)
+    merged = list(dict.fromkeys([*known, *stones]))
+    if merged != known:
+        lines = b"".join(canonical.encode(asdict(stone)) + b"\n" for stone in merged)
+        write_durable(disk, folder / TOMBSTONES, lines)
+
+
+def purge(
+    disk: Disk, workspace: Path, archive: Archive, registry: Registry, rows: Sequence[SegmentRow]
+) -> list[Tombstone]:
+    """Remove segments and their records for good: tombstones first, then registry, then files.
+
+    Every form of a segment uid goes with it. The acks go on listing them, and no stick, backup or
+    clone can bring the records back. The view still has the rows: rebuild it.
+    """
+    rows = list(
+        {
+            form.hash: form
+            for row in rows
+            for form in registry.forms(row.device, row.epoch, row.uid)
+        }.values()
+    )
+    stones = [
+        Tombstone(row.hash, row.device, row.epoch, row.uid, row.first, row.last) for row in rows
+    ]
+    add_tombstones(disk, workspace, stones)
+    registry.bury(stones)
+    for row in rows:
+        if row.path:
+            archive.drop(row)
+    return stones
