@@ -111,6 +111,8 @@ class Generation:
         counted: Load marks that are already counted (so that no attempt counts twice).
         ack_generations: Base id → (number, random) of the highest base generation seen.
         acked: Hashes of sealed segments that a base holds safely.
+        events: (kind, data) of changes that the journal has not recorded yet. They are committed
+            with the change that they tell of, and taken out once the journal has them durably.
     """
 
     number: int
@@ -140,6 +142,7 @@ class Generation:
     counted: frozenset[str] = frozenset()
     ack_generations: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     acked: frozenset[str] = frozenset()
+    events: tuple[tuple[str, Mapping[str, object]], ...] = ()
 
     def slot(self, digest: str | None) -> SlotRecord | None:
         """Return the record of an installed bundle, None if there is none."""
@@ -259,6 +262,7 @@ def _to_files(generation: Generation) -> dict[str, bytes]:
     for name in _SETS:
         value[name] = sorted(value[name])
     value["ack_generations"] = {k: list(v) for k, v in generation.ack_generations.items()}
+    value["events"] = [[kind, dict(data)] for kind, data in generation.events]
     value["epoch_heads"] = [list(head) for head in generation.epoch_heads]
     value["slots"] = [
         {item.name: _plain(getattr(slot, item.name)) for item in fields(SlotRecord)}
@@ -290,6 +294,7 @@ def _from_json(value: dict[str, Any], number: int, metadata: Mapping[str, bytes]
         k: (int(n), str(r)) for k, (n, r) in value["ack_generations"].items()
     }
     given["epoch_heads"] = tuple((int(a), int(b), str(c)) for a, b, c in value["epoch_heads"])
+    given["events"] = tuple((str(kind), dict(data)) for kind, data in value["events"])
     slots = tuple(
         SlotRecord(**{**item, "signers": tuple(item["signers"])}) for item in value["slots"]
     )

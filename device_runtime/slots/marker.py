@@ -1,0 +1,125 @@
+"""The load mark: how the next start learns what became of this one.
+
+One small file in `run/` for each process that loads a model. Its first line says which slot and
+which boot; `result` is appended after the first answer; the file is removed at an orderly end. So
+a file that is found there means that its process died, and it tells how:
+
+- text of a fatal signal in it: a proven crash (SEGV, ILL, BUS, FPE, ABRT). `faulthandler` writes
+  it from its signal handler, on its own stack, into a descriptor that is already open;
+- no `result`, same boot: killed from outside while it loaded, or by the kernel for want of memory;
+- no `result`, another boot: the machine went down with it;
+- `result` and no signal: killed or powered off while it worked. Nothing to count.
+
+The file is synced for a trial only. A good slot pays nothing but one `open` at a cold start; what
+a power cut then hides is not the model's fault anyway.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from device_runtime.disk import Handle, RealDisk, write_all
+from device_runtime.home import Home
+
+PREFIX = "load-"
+_LIMIT = 64 << 10
+Fate = Literal["crash", "kill", "power", "worked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A mark of a process that is no more.
+
+    Attributes:
+        token: Random name of the mark.
+        digest: Slot that it loaded.
+        fate: How it ended.
+        detail: First line of the crash, else empty.
+    """
+
+    token: str
+    digest: str
+    fate: Fate
+    detail: str = ""
+
+
+class Mark:
+    """The mark of this process. Made by `place`."""
+
+    def __init__(self, home: Home, token: str, handle: Handle) -> None:
+        self.token = token
+        self._home = home
+        self._path = home.run / f"{PREFIX}{token}"
+        self._handle = handle
+        self._fd = -1
+        self._was_enabled = False
+
+    def arm(self) -> None:
+        """Let fatal signals of this process leave their text in the mark."""
+        if not isinstance(self._home.disk, RealDisk):
+            return
+        self._was_enabled = faulthandler.is_enabled()
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        # One thread only: walking the others in a broken process may crash before it has written.
+        faulthandler.enable(file=self._fd, all_threads=False)
+
+    def result(self) -> None:
+        """Note the first answer."""
+        write_all(self._handle, b"result\n")
+
+    def remove(self) -> None:
+        """End in order: nothing will be counted."""
+        if self._fd >= 0:
+            faulthandler.disable()
+            if self._was_enabled and sys.__stderr__ is not None:
+                faulthandler.enable(sys.__stderr__)
+            os.close(self._fd)
+            self._fd = -1
+        self._handle.close()
+        self._home.disk.unlink(self._path)
+
+
+def place(home: Home, digest: str, *, durable: bool) -> Mark:
+    """Write the mark of this process before it loads `digest`."""
+    token = os.urandom(8).hex()
+    handle = home.disk.create(home.run / f"{PREFIX}{token}")
+    write_all(handle, f"load {digest} {home.clock.boot_id().hex()}\n".encode())
+    if durable:
+        handle.sync()
+        home.disk.fsync_dir(home.run)
+    return Mark(home, token, handle)
+
+
+def find(home: Home) -> list[Found]:
+    """Return the marks of dead processes. Only with the lock held: none can be alive."""
+    result = []
+    boot = home.clock.boot_id().hex()
+    for name in home.disk.list(home.run):
+        if name.startswith(PREFIX):
+            text = home.disk.read(home.run / name, _LIMIT).decode(errors="replace")
+            result.append(_read(name.removeprefix(PREFIX), text, boot))
+    return result
+
+
+def forget(home: Home) -> None:
+    """Remove the marks that `find` gave, once they are counted."""
+    for name in home.disk.list(home.run):
+        if name.startswith(PREFIX):
+            home.disk.unlink(home.run / name)
+    home.disk.fsync_dir(home.run)
+
+
+def _read(token: str, text: str, boot: str) -> Found:
+    head, _, rest = text.partition("\n")
+    words = head.split()
+    digest, then = (words[1], words[2]) if len(words) == 3 else ("", "")
+    if "Fatal Python error" in rest:
+        line = next(line for line in rest.splitlines() if "Fatal Python error" in line)
+        return Found(token, digest, "crash", line.removeprefix("Fatal Python error: ")[:80])
+    if rest.startswith("result") or not digest:
+        return Found(token, digest, "worked")
+    return Found(token, digest, "kill" if then == boot else "power")
