@@ -1,0 +1,201 @@
+"""One dispatch table: estimator → how it is converted, or why it is refused and the way around.
+
+Refused by name are those that the converter answers wrongly for without saying so, and those that
+have no ONNX form. Everything else goes through the parity gate like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from edgepack.errors import ConversionError
+
+Test = Callable[[Any], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an estimator is not converted.
+
+    Attributes:
+        when: Whether this very estimator is meant; most are refused whatever they hold.
+        reason: What would go wrong.
+        around: What to do instead.
+    """
+
+    when: Test
+    reason: str
+    around: str
+
+
+def _always(_estimator: Any) -> bool:
+    return True
+
+
+_NEIGHBOURS = "carries its training rows and answers from them"
+_THRESHOLD = Refusal(
+    _always,
+    "the tuned threshold is lost in conversion",
+    "fit the classifier itself and write threshold = … in bundle.toml",
+)
+
+# Class name → refusals, the first that applies counts.
+REFUSED: dict[str, tuple[Refusal, ...]] = {
+    "TunedThresholdClassifierCV": (_THRESHOLD,),
+    "FixedThresholdClassifier": (_THRESHOLD,),
+    "SplineTransformer": (
+        Refusal(_always, "splines have no ONNX form", "use KBinsDiscretizer or more trees"),
+    ),
+    "FunctionTransformer": (
+        Refusal(
+            lambda one: one.func is not None and not _is_identity(one.func),
+            "a Python function cannot become ONNX",
+            "do it in rows() and name the result as an input, or use a scikit-learn transformer",
+        ),
+    ),
+    "TargetEncoder": (
+        Refusal(
+            lambda one: str(one.target_type_) == "multiclass",
+            "the converter knows one mean per category only",
+            "use OrdinalEncoder",
+        ),
+    ),
+    "HashingVectorizer": (
+        Refusal(_always, "its hash function has no ONNX form", "use CountVectorizer"),
+    ),
+    "FeatureHasher": (Refusal(_always, "its hash function has no ONNX form", "use OneHotEncoder"),),
+    "RadiusNeighborsClassifier": (
+        Refusal(
+            lambda one: one.outlier_label_ is not None,
+            "rows without neighbours are answered differently",
+            "use KNeighborsClassifier",
+        ),
+    ),
+}
+
+# Steps whose arithmetic must run in double, or a tree behind them sees another side of a threshold.
+ARITHMETIC = (
+    "StandardScaler",
+    "MinMaxScaler",
+    "MaxAbsScaler",
+    "RobustScaler",
+    "Normalizer",
+    "PowerTransformer",
+    "QuantileTransformer",
+    "PolynomialFeatures",
+    "KBinsDiscretizer",
+    "PCA",
+    "TruncatedSVD",
+    "IncrementalPCA",
+    "FastICA",
+    "KernelPCA",
+    "IterativeImputer",
+    "KNNImputer",
+)
+TREES = (
+    "DecisionTreeClassifier",
+    "DecisionTreeRegressor",
+    "ExtraTreeClassifier",
+    "ExtraTreeRegressor",
+    "RandomForestClassifier",
+    "RandomForestRegressor",
+    "ExtraTreesClassifier",
+    "ExtraTreesRegressor",
+    "GradientBoostingClassifier",
+    "GradientBoostingRegressor",
+    "XGBClassifier",
+    "XGBRegressor",
+    "XGBRFClassifier",
+    "XGBRFRegressor",
+)
+
+
+def _is_identity(func: Any) -> bool:
+    return getattr(func, "__name__", "") in ("_identity", "identity")
+
+
+def unwrap(estimator: Any) -> Any:
+    """Return what a fitted search or threshold-free wrapper really predicts with.
+
+    A fitted search means its `best_estimator_`, also as the last step of a pipeline.
+    """
+    best = getattr(estimator, "best_estimator_", None)
+    if best is not None:
+        return unwrap(best)
+    steps = getattr(estimator, "steps", None)
+    if steps and getattr(steps[-1][1], "best_estimator_", None) is not None:
+        from sklearn.pipeline import Pipeline
+
+        return Pipeline([*steps[:-1], (steps[-1][0], unwrap(steps[-1][1]))])
+    return estimator
+
+
+def parts(estimator: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (path, estimator) of a fitted estimator and of everything inside it."""
+    yield from _walk(type(estimator).__name__, estimator, set())
+
+
+def _walk(path: str, estimator: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    if id(estimator) in seen or estimator is None or isinstance(estimator, (str, int, float)):
+        return
+    seen.add(id(estimator))
+    yield path, estimator
+    for name, part in _inside(estimator):
+        yield from _walk(f"{path}.{name}", part, seen)
+
+
+def _inside(estimator: Any) -> Iterator[tuple[str, Any]]:
+    for name, part in getattr(estimator, "steps", ()) or ():
+        yield name, part
+    for item in getattr(estimator, "transformers_", ()) or ():
+        yield item[0], item[1]
+    if hasattr(estimator, "transformer_list"):
+        yield from estimator.transformer_list
+    for attribute in ("estimator_", "final_estimator_", "classifier_", "regressor_", "init_"):
+        part = getattr(estimator, attribute, None)
+        if part is not None:
+            yield attribute.rstrip("_"), part
+    for attribute in ("estimators_", "calibrated_classifiers_"):
+        found = getattr(estimator, attribute, None)
+        if found is None or type(estimator).__name__ in TREES:
+            continue
+        for index, part in enumerate(found):
+            inner = getattr(part, "estimator", part)
+            if hasattr(inner, "get_params"):
+                yield f"{attribute.rstrip('_')}[{index}]", inner
+
+
+def refuse(estimator: Any) -> None:
+    """Refuse what would be silently wrong.
+
+    Raises:
+        ConversionError: Names the step, the reason and the way around.
+    """
+    for path, part in parts(estimator):
+        for rule in REFUSED.get(type(part).__name__, ()):
+            if rule.when(part):
+                raise ConversionError(
+                    f"{path} cannot be converted: {rule.reason}", next=rule.around
+                )
+
+
+def number_types(estimator: Any, dtypes: set[str]) -> tuple[str, ...]:
+    """Return the element types to try for numeric inputs, the best first.
+
+    `float32` is exact for trees over values that float32 holds (scikit-learn's own trees compare in
+    float32); double is exact everywhere else, and costs a cast on the device.
+
+    Args:
+        estimator: Fitted.
+        dtypes: numpy names of the numeric input columns.
+    """
+    names = {type(part).__name__ for _, part in parts(estimator)}
+    exact = dtypes <= {"float32", "float16", "int8", "uint8", "int16", "uint16", "bool"}
+    own_float32 = not names.isdisjoint(TREES)
+    histogram = any(name.startswith("HistGradientBoosting") for name in names)
+    arithmetic = not names.isdisjoint(ARITHMETIC)
+    if (own_float32 or (histogram and exact)) and not arithmetic:
+        return ("float32", "float64")
+    return ("float64", "float32")

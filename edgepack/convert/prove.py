@@ -1,0 +1,183 @@
+"""Fitted estimator → an ONNX model that was proven to answer the same, or a refusal that helps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from device_runtime.format.schema import Column, Schema
+from edgepack.convert import parity
+from edgepack.convert.export import Onnx, export
+from edgepack.convert.families import number_types, unwrap
+from edgepack.convert.feed import official_session, run_official
+from edgepack.convert.hostile import base_rows, with_value
+from edgepack.errors import ConversionError, ParityError
+from edgepack.recipe import Recipe
+from edgepack.train.fit import Fitted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROBE = "\u2063never seen"  # an invisible separator: no real category begins with it
+_REFUSED = (ValueError, TypeError, KeyError, IndexError, OverflowError)
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A model and the proof.
+
+    Attributes:
+        onnx: Model and schema; the schema admits exactly what was compared.
+        report: The comparison.
+    """
+
+    onnx: Onnx
+    report: parity.Report
+
+
+def tolerances(recipe: Recipe, held: pd.DataFrame) -> tuple[float, float]:
+    """Return (rtol, atol): the recipe's, else 1e-5 and, for values, 1e-5 of their spread."""
+    atol = parity.ATOL
+    if recipe.task in ("regression", "quantiles") and recipe.target[0] in held.columns:
+        spread = float(np.std(held[list(recipe.target)].to_numpy(float)))
+        atol = max(1e-6 * spread, 1e-12)
+    return (
+        parity.RTOL if recipe.rtol is None else recipe.rtol,
+        atol if recipe.atol is None else recipe.atol,
+    )
+
+
+def prove(
+    fitted: Fitted, frame: pd.DataFrame, held: pd.DataFrame, *, onnxruntime: str = "1.20"
+) -> Proven:
+    """Convert, and compare on held-out and hostile rows.
+
+    Float32 and double inputs are tried in the order that suits the estimator; the first that
+    answers the same is taken.
+
+    Args:
+        fitted: From `train.fit`.
+        frame: Rows it was trained on.
+        held: Real rows to compare on.
+        onnxruntime: The oldest that must run the model.
+
+    Raises:
+        ConversionError: It cannot be converted.
+        ParityError: It answers differently; rows, column, step and way around are named.
+    """
+    estimator = unwrap(fitted.estimator)
+    dtypes = {frame[name].dtype.name for name in fitted.inputs if frame[name].dtype != object}
+    rtol, atol = tolerances(fitted.recipe, held)
+    best: Proven | None = None
+    trouble: ConversionError | None = None
+    for numbers in number_types(estimator, dtypes):
+        try:
+            made = export(fitted, frame, numbers=numbers, onnxruntime=onnxruntime)
+            report = parity.Report(rtol, atol, "the trained model", numbers)
+            made, notes = settle(made, estimator, held, (rtol, atol))
+            report.notes += notes
+            ask = parity.original(estimator, made.schema, fitted.inputs)
+            parity.compare_all(made.model, made.schema, ask, held, report)
+        except ConversionError as error:
+            trouble = trouble or error
+            continue
+        proven = Proven(made, report)
+        if report.ok:
+            return proven
+        best = best or proven
+    if best is None:
+        assert trouble is not None
+        raise trouble
+    raise refusal(best, fitted, held)
+
+
+def settle(
+    made: Onnx, estimator: Any, held: pd.DataFrame, tolerance: tuple[float, float]
+) -> tuple[Onnx, list[str]]:
+    """Let the schema admit missing values and unseen categories exactly where both models agree.
+
+    A column that was never empty in training may be empty on the device if the estimator takes it
+    and the ONNX model answers the same; else such a row is refused there as invalid. So with
+    categories that training never saw.
+    """
+    schema = made.schema
+    session = official_session(made.model)
+    base = base_rows(held)
+    inputs = [column.name for column in schema.fed]
+    ask = parity.original(estimator, schema, inputs)
+    notes: list[str] = []
+    columns: list[Column] = []
+    for column in schema.columns:
+        if column.role != "input" or column.shape:
+            columns.append(column)
+            continue
+        if column.dtype in ("float32", "float64", "string") and not column.missing:
+            rows = with_value(base, column, None)
+            column = replace(column, missing=_agree(ask, session, schema, rows, tolerance))
+        if column.dtype == "string" and column.categories is not None and not column.closed:
+            rows = with_value(base, column, PROBE)
+            if not _agree(ask, session, schema, rows, tolerance):
+                column = replace(column, closed=True)
+                notes.append(f"{column.name}: a category that training never saw is refused")
+        columns.append(column)
+    return replace(made, schema=replace(schema, columns=tuple(columns))), notes
+
+
+def _agree(
+    ask: parity.ORIGINAL,
+    session: Any,
+    schema: Schema,
+    rows: pd.DataFrame,
+    tolerance: tuple[float, float],
+) -> bool:
+    try:
+        with np.errstate(all="ignore"):
+            want = ask(rows)
+        got = run_official(session, schema, rows)
+    except Exception:  # noqa: BLE001 — whatever either says, it is not an answer
+        return False
+    if want.scores is None or got.scores is None:
+        return bool((want.label == got.label).all())
+    if not np.isfinite(want.scores).all():
+        return False
+    return bool(np.allclose(got.scores, want.scores, rtol=tolerance[0], atol=tolerance[1]))
+
+
+def refusal(proven: Proven, fitted: Fitted, held: pd.DataFrame) -> ParityError:
+    """Return the error that names rows, column, step and the way around."""
+    from edgepack.convert.locate import around, column_of, step_of
+
+    report = proven.report
+    if report.device_different and not any(g.different for g in report.groups.values()):
+        return ParityError(
+            f"the device's session answers {report.device_different} of {report.device_rows} rows "
+            "otherwise than onnxruntime's own binding",
+            next="report this with the model: it is a bug of edgepack",
+        )
+    first = report.differences[0]
+    rows = sorted({item.row for item in report.differences if item.kind == first.kind})[:5]
+    estimator = unwrap(fitted.estimator)
+    column = first.column or column_of(proven.onnx, estimator, held, rows, first.kind)
+    report.step = step_of(estimator, proven.onnx, held, first)
+    count = sum(group.different for group in report.groups.values())
+    listed = ", ".join(str(row) for row in rows)
+    where = f", column {column}" if column else ""
+    step = f", first apart in step {report.step}" if report.step else ""
+    return ParityError(
+        f"the ONNX model answers {count} rows otherwise than the trained one: {first.kind} rows "
+        f"{listed}{where}: {first.name} {_short(first.got)} instead of {_short(first.expected)}"
+        f"{step}",
+        next=around(report.step, first.kind, column),
+    )
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.6g}"
+
+
+def names(items: Sequence[str]) -> str:
+    """Return a short list of names."""
+    return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
