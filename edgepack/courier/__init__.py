@@ -1,0 +1,1 @@
+"""The base's side of a stick: import, acknowledge, hand out bundles."""

@@ -1,0 +1,1 @@
+"""Devices of this base: kits, enrolment, overview."""
