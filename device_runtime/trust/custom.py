@@ -89,8 +89,8 @@ def read_targets(signed: Mapping[str, Any]) -> Targets:
             payload=payload,
             raw=raw,
             roots={int(version): _digest(item) for version, item in custom["roots"].items()},
-            revoked_keys=hex_set(custom["revoked_keys"]),
-            revoked_digests=hex_set(custom["revoked_digests"]),
+            revoked_keys=hex_set(custom.get("revoked_keys", [])),
+            revoked_digests=hex_set(custom.get("revoked_digests", [])),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"targets.json does not follow its format: {error!r}") from None

@@ -10,6 +10,7 @@ docs/FORMAT-bundle.md says. File name: `NAME-FROM-to-TO.downgrade`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,11 @@ def read_token(data: bytes, root: bytes, policy: Policy) -> Token:
     document = quorum.read_document(data, "the downgrade token", KIND)
     trusted = quorum.read_document(root, "the root", "root").signed
     quorum.signers(document, "targets", trusted, policy.families, "the downgrade token")
-    value = document.signed
+    return token_of(document.signed)
+
+
+def token_of(value: Mapping[str, Any]) -> Token:
+    """Read the `signed` part of a token, whoever signed it; errors as `read_token`."""
     try:
         if value["version"] != VERSION:
             raise UnsupportedVersionError(f"the downgrade token has version {value['version']}")
@@ -91,10 +96,10 @@ def read_token(data: bytes, root: bytes, policy: Policy) -> Token:
             str(value["to"]["sha256"]),
             int(value["issued"]),
         )
-        if token_signed(token) != value or not NAME.fullmatch(token.name):
-            raise FormatError("the downgrade token does not follow its format")
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"the downgrade token does not follow its format: {error!r}") from None
+    if token_signed(token) != value or not NAME.fullmatch(token.name):
+        raise FormatError("the downgrade token does not follow its format")
     if not 0 < token.to_version < token.from_version:
         raise VerificationError("a downgrade token must lead to an older version")
     return token

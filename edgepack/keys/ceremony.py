@@ -1,0 +1,256 @@
+"""Ceremonies: found a base, rotate, revoke, recover, go back.
+
+Each makes a new root (or a token) and signs it with what this ring can sign. What is incomplete is
+a `.half` file for the next custodian: `edgepack keys sign FILE` there, and the file comes back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from securesystemslib.signer._key import SSlibKey
+from securesystemslib.signer._signature import Signature
+from tuf.api._payload import Root
+from tuf.api.metadata import Metadata
+
+from device_runtime.clock import Clock
+from device_runtime.crypt import RecipientKey
+from device_runtime.disk import write_durable
+from device_runtime.errors import FormatError, UsageError
+from device_runtime.format import canonical
+from device_runtime.policy import Policy
+from device_runtime.trust import quorum
+from device_runtime.trust.token import KIND, Token, read_token, token_of, token_signed
+from edgepack.errors import KeyringError
+from edgepack.keys import roles, sign
+from edgepack.keys.ring import KeyFile, PublicRing, Ring
+from edgepack.registry import Registry
+
+DAY = 86400
+ALIASES = {"timestamp": "release", "snapshot": "release"}
+_SCHEMES = {"ed25519": ("ed25519", "ed25519"), "ml-dsa": ("ml-dsa", "ml-dsa-65/1")}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a ceremony made.
+
+    Attributes:
+        path: The file: a root, a token, or ring.json; half-signed if not complete.
+        complete: Whether every signature is there.
+        missing: Ids of the keys that have not signed.
+        what: One line for a person.
+    """
+
+    path: Path
+    complete: bool
+    missing: tuple[str, ...]
+    what: str
+
+
+def found(ws: Any, passphrase: str, clock: Clock) -> Ring:
+    """Make the key ring and root 1 of a new workspace.
+
+    Raises:
+        KeyringError: There is a ring or a root already.
+    """
+    if ws.disk.list(ws.metadata):
+        raise KeyringError(f"{ws.metadata} holds roots already")
+    now = roles.seconds(clock)
+    ring = Ring.create(ws.keys, passphrase, now=now, disk=ws.disk)
+    keys = {role: _public_keys(ring.of_role(role)) for role in ("root", "targets", "release")}
+    ws.disk.mkdir(ws.metadata)
+    _make_root(ws, ring, None, roles.Change(keys), now)
+    return ring
+
+
+def rotate(ws: Any, ring: Ring, role: str, *, clock: Clock) -> Outcome:
+    """Draw new keys for a role.
+
+    Args:
+        ws: The workspace.
+        ring: Its keys.
+        role: `root`, `targets`, `timestamp` (with `snapshot`: the release key), `journal`, `oms`.
+        clock: For the time in the new root.
+
+    Raises:
+        UsageError: No such role, or one that cannot be rotated.
+        KeyringError: Keys or roots are missing.
+    """
+    role, now = ALIASES.get(role, role), roles.seconds(clock)
+    if role in ("root", "targets", "release"):
+        keys = _public_keys(ring.draw(role, now))
+        return _make_root(ws, ring, roles.newest_root(ws), roles.Change({role: keys}), now)
+    public = ring.public()
+    if role == "journal":
+        drawn = RecipientKey(bytes.fromhex(ring.draw(role, now)[0].body["public"]))
+        new = PublicRing(public.base, (drawn, *public.journal), public.recovery, public.oms)
+        what = "new journal key: devices use it after the next bundle; never delete the old ones"
+    elif role == "oms":
+        pem = str(ring.draw(role, now)[0].body["public"])
+        new = PublicRing(public.base, public.journal, public.recovery, pem)
+        what = "new key for model.sig: give keys/oms.pub to those who check it"
+    else:
+        raise UsageError(
+            f"{role!r} cannot be rotated", next="give root, targets, timestamp, journal or oms"
+        )
+    ring.write_public(new)
+    return Outcome(ring.folder / "ring.json", complete=True, missing=(), what=what)
+
+
+def revoke(ws: Any, ring: Ring, what: str, *, clock: Clock) -> Outcome:
+    """Revoke a key or a bundle, in a new root.
+
+    A revoked key of a role is replaced at once. Every installed bundle that it signed is passed
+    over by devices as soon as another one is good; a revoked bundle is never installed again.
+
+    Args:
+        ws: The workspace.
+        ring: Its keys.
+        what: A key id (8 characters or more), `NAME-VERSION`, or a bundle digest.
+        clock: For the time in the new root.
+
+    Raises:
+        UsageError: Nothing here is called so.
+    """
+    root, now = roles.newest_root(ws), roles.seconds(clock)
+    with Registry.open(ws.registry) as registry:
+        bundles = {f"{row.name}-{row.version}": row.digest for row in registry.bundles()}
+    digests = {d for name, d in bundles.items() if what in (name, d)}
+    if digests:
+        change = roles.Change({}, revoke_digests=frozenset(digests))
+        return _make_root(ws, ring, root, change, now)
+    current = roles.root_keyids(root)
+    known = {key.id for key in ring.keys} | {keyid for ids in current.values() for keyid in ids}
+    matches = [keyid for keyid in sorted(known) if len(what) >= 8 and keyid.startswith(what)]
+    if len(matches) != 1:
+        raise UsageError(f"nothing here is called {what}", next="see: edgepack keys list")
+    keys = {
+        role: _public_keys(ring.draw(role, now))
+        for role, keyids in current.items()
+        if matches[0] in keyids
+    }
+    change = roles.Change(keys, revoke_keys=frozenset(matches))
+    return _make_root(ws, ring, root, change, now)
+
+
+def recover(ws: Any, ring: Ring, *, clock: Clock, floor: bool = False) -> Outcome:
+    """Make the root that ends an emergency.
+
+    Args:
+        ws: The workspace.
+        ring: Its keys.
+        clock: The host's clock; with `floor` it must be right.
+        floor: The base had signed with a clock in the future: set the time floor of every device
+            back to now, and revoke what was signed in the future. Without it: the release
+            (timestamp) key was stolen and is replaced.
+    """
+    root, now = roles.newest_root(ws), roles.seconds(clock)
+    if not floor:
+        return rotate(ws, ring, "release", clock=clock)
+    with Registry.open(ws.registry) as registry:
+        future = frozenset(row.digest for row in registry.bundles() if row.issued > now + DAY)
+    change = roles.Change({}, revoke_digests=future, floor_reset=now)
+    return _make_root(ws, ring, root, change, now)
+
+
+def downgrade(ws: Any, ring: Ring, name: str, version: int, *, clock: Clock) -> Outcome:
+    """Sign an emergency order to go back from the newest bundle to an older one.
+
+    Raises:
+        UsageError: There is no such older bundle.
+    """
+    with Registry.open(ws.registry) as registry:
+        rows = {row.version: row for row in registry.bundles(name)}
+    if not rows or version not in rows or version >= max(rows):
+        raise UsageError(
+            f"{name} {version} is not an older signed bundle", next="see: edgepack status"
+        )
+    newest, older = rows[max(rows)], rows[version]
+    token = Token(
+        name,
+        newest.version,
+        newest.digest,
+        older.version,
+        older.digest,
+        roles.seconds(clock),
+    )
+    body = {"signed": token_signed(token), "signatures": []}
+    return _sign_token(ws, ring, body, token)
+
+
+def sign_half(ws: Any, ring: Ring, file: Path, *, clock: Clock, force_time: bool) -> Outcome:
+    """Add this ring's signatures to a half-signed root, token or bundle.
+
+    Raises:
+        FormatError: It is none of them.
+    """
+    head = ws.disk.read(file, 1)
+    if head != b"{":
+        signed = sign.sign_file(ws, ring, file, clock=clock, force_time=force_time)
+        return Outcome(
+            signed.path, signed.complete, signed.missing, f"{signed.name} {signed.version}"
+        )
+    data = ws.disk.read(file, quorum.MAX_DOCUMENT)
+    value = canonical.decode(data, file.name, canonical=True)
+    kind = value.get("signed", {}).get("_type") if isinstance(value, dict) else None
+    if kind == KIND:
+        return _sign_token(ws, ring, value, token_of(value["signed"]))
+    if kind != "root":
+        raise FormatError(f"{file} is neither a half-signed root, token nor bundle")
+    return _finish_root(ws, ring, Metadata[Root].from_bytes(data))
+
+
+def _make_root(
+    ws: Any, ring: Ring, previous: bytes | None, change: roles.Change, now: int
+) -> Outcome:
+    if previous is not None and change.floor_reset is None:
+        issued = quorum.root_facts(previous).issued
+        if now < issued:
+            raise sign.ClockError(
+                f"this machine's clock is {sign.days(now - issued)} the newest root",
+                next="set the clock; if the root's is wrong: edgepack keys recover --floor",
+            )
+    return _finish_root(ws, ring, roles.new_root(previous, change, now))
+
+
+def _finish_root(ws: Any, ring: Ring, metadata: Metadata[Root]) -> Outcome:
+    version = metadata.signed.version
+    previous = roles.roots(ws).get(version - 1) if version > 1 else None
+    if version > 1 and previous is None:
+        raise KeyringError(f"root {version - 1} is not in {ws.metadata}", next="bring it here")
+    wanted = roles.signing_keyids(previous, roles.to_bytes(metadata))
+    roles.sign_with(metadata, ring, wanted)
+    path, complete = roles.save_root(ws, metadata, previous)
+    missing = tuple(keyid for keyid in wanted if keyid not in metadata.signatures)
+    return Outcome(path, complete, missing, f"root {version}")
+
+
+def _sign_token(ws: Any, ring: Ring, body: dict[str, Any], token: Token) -> Outcome:
+    root = roles.newest_root(ws)
+    payload = quorum.encode_signed(body["signed"])
+    signatures = {item["keyid"]: item["sig"] for item in body["signatures"]}
+    keyids = roles.root_keyids(root)["targets"]
+    for keyid in keyids:
+        signer = ring.signer(keyid)
+        if keyid not in signatures and signer is not None:
+            made: Signature = signer.sign(payload)
+            signatures[keyid] = made.signature
+    body["signatures"] = [{"keyid": k, "sig": signatures[k]} for k in sorted(signatures)]
+    data = canonical.encode(body)
+    missing = tuple(keyid for keyid in keyids if keyid not in signatures)
+    path = ws.out / (token.file_name + (".half" if missing else ""))
+    if not missing:
+        read_token(data, root, Policy("base"))
+        ws.disk.unlink(ws.out / (token.file_name + ".half"))
+    write_durable(ws.disk, path, data, 0o644)
+    what = f"{token.name}: back from {token.from_version} to {token.to_version}"
+    return Outcome(path, not missing, missing, what)
+
+
+def _public_keys(files: tuple[KeyFile, ...]) -> tuple[SSlibKey, ...]:
+    return tuple(
+        SSlibKey(key.id, *_SCHEMES[key.kind], {"public": str(key.body["public"])}) for key in files
+    )

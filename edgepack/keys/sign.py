@@ -1,0 +1,361 @@
+"""Unsigned in, signed out: `out/NAME-VERSION.edgepack`.
+
+`build` and `sign` are separate, so keys may live elsewhere. Where this ring cannot give every
+signature, the result is `out/NAME-VERSION.half`: a file that travels to the next custodian, who
+signs it with the same command. Whoever finds it complete, and has the release key, finishes it.
+
+The version is drawn here and stands only in the TUF metadata: the payload does not know it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuf.api._payload import MetaFile, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata
+
+from device_runtime.clock import Clock
+from device_runtime.disk import Disk, write_all
+from device_runtime.errors import FormatError, UsageError
+from device_runtime.format import canonical, container
+from device_runtime.policy import Policy
+from device_runtime.trust import quorum
+from device_runtime.trust.bundle import VerifiedBundle, verify, verify_payload
+from device_runtime.trust.custom import VERSION as CUSTOM_VERSION
+from device_runtime.trust.custom import read_targets
+from device_runtime.trust.source import Source, open_source
+from edgepack.errors import KeyringError
+from edgepack.keys import oms, roles
+from edgepack.keys.ring import Ring
+from edgepack.registry import BundleRow, Registry
+
+UNSIGNED = "metadata/unsigned.json"
+TARGETS = "metadata/targets.json"
+DAY = 86400
+LEAP_DAYS = 400
+_LIMITS = Policy("base")
+_PIECE = 1 << 20
+
+
+class ClockError(KeyringError):
+    """What would be signed does not fit the clock, or comes before what was signed last."""
+
+    code = "keys.clock"
+    advice = "set the clock of this machine; if it is right: sign --force-time"
+
+
+@dataclass(frozen=True, slots=True)
+class Unsigned:
+    """metadata/unsigned.json: what `build` says about its payload.
+
+    Attributes:
+        name: Bundle name.
+        device_class: Kind of device.
+        min_runtime: Lowest version of edgepack-device.
+        expiry_days: Days after which it must not be installed any more.
+        raw: Packed name → {"name", "length", "sha256"} of its content.
+        candidate: What it was built from.
+    """
+
+    name: str
+    device_class: str
+    min_runtime: str
+    expiry_days: int
+    raw: dict[str, dict[str, Any]]
+    candidate: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What `sign` made.
+
+    Attributes:
+        path: The file.
+        name: Bundle name.
+        version: The version that was drawn.
+        digest: Bundle digest, hex.
+        size: Bytes.
+        complete: Whether it is a bundle; else it is half-signed and goes to the next custodian.
+        missing: Key ids that have not signed yet.
+    """
+
+    path: Path
+    name: str
+    version: int
+    digest: str
+    size: int
+    complete: bool
+    missing: tuple[str, ...]
+
+
+def sign_bundle(
+    ws: Any, ring: Ring, unsigned: Path, *, clock: Clock, force_time: bool = False
+) -> Path:
+    """Sign a bundle and return the file; see `sign_file`."""
+    return sign_file(ws, ring, unsigned, clock=clock, force_time=force_time).path
+
+
+def sign_file(ws: Any, ring: Ring, file: Path, *, clock: Clock, force_time: bool = False) -> Signed:
+    """Sign an unsigned bundle, or add signatures to a half-signed one.
+
+    Args:
+        ws: The workspace.
+        ring: Its keys.
+        file: `out/*.unsigned` or `*.half`.
+        clock: The host's clock: `issued` of a new bundle.
+        force_time: Sign although the time does not fit.
+
+    Raises:
+        FormatError: Not a file that can be signed.
+        ClockError: The time does not fit.
+        KeyringError: Roots or keys are missing.
+    """
+    disk: Disk = ws.disk
+    root = roles.newest_root(ws)
+    with open_source(disk, file, _LIMITS) as source, Registry.open(ws.registry) as registry:
+        if UNSIGNED in source.index.entries:
+            targets, extra = _fresh(ws, ring, registry, source, roles.seconds(clock), force_time)
+        elif TARGETS in source.index.entries:
+            targets, extra = _half(ws, source, roles.seconds(clock), force_time)
+        else:
+            raise UsageError(f"{file} is neither an unsigned nor a half-signed bundle")
+        keyids = roles.root_keyids(root)
+        roles.sign_with(targets, ring, keyids["targets"])
+        missing = tuple(k for k in keyids["targets"] if k not in targets.signatures)
+        metadata = {"targets.json": roles.to_bytes(targets)}
+        release = ring.signer(keyids["release"][0])
+        complete = not missing and release is not None
+        if release is not None and not missing:
+            metadata |= _release(targets, metadata["targets.json"], release)
+        elif not missing:
+            missing = keyids["release"]
+        document = quorum.read_document(metadata["targets.json"], "targets.json", "targets")
+        said = read_targets(document.signed)
+        suffix = "edgepack" if complete else "half"
+        path = ws.out / f"{said.name}-{said.version}.{suffix}"
+        size = _write(disk, path, source, metadata, roles.roots(ws), extra)
+        if complete:
+            bundle = _check(ws, path, said.device_class)
+            disk.unlink(path.with_suffix(".half"))
+            registry.add_bundle(_row(ws, bundle, path, targets, clock))
+    return Signed(path, said.name, said.version, document.digest, size, complete, missing)
+
+
+def _fresh(
+    ws: Any, ring: Ring, registry: Registry, source: Source, now: int, force_time: bool
+) -> tuple[Metadata[Targets], dict[str, bytes]]:
+    """Draw a version and describe the payload; returns targets and files that are added."""
+    said = _read_unsigned(source.small(UNSIGNED, 1 << 20))
+    root = roles.newest_root(ws)
+    facts = quorum.root_facts(root)
+    last = max(
+        (
+            row.issued
+            for row in registry.bundles(said.name)
+            if row.digest not in facts.revoked_digests
+        ),
+        default=0,
+    )
+    expires = now + said.expiry_days * DAY
+    _lint(now, expires, facts, last, force_time)
+    files = {name: _digest(source, name) for name in source.index.names("payload")}
+    if oms.FILE in files:
+        raise FormatError(f"the unsigned bundle brings its own {oms.FILE}")
+    extra: dict[str, bytes] = {}
+    if ring.of_role("oms"):
+        digests = {name: digest for name, (_, digest) in files.items()}
+        extra[oms.FILE] = oms.sign_model(said.name, digests, ring.oms_key())
+        signature = extra[oms.FILE]
+        files[oms.FILE] = (len(signature), hashlib.sha256(signature).hexdigest())
+    version = registry.draw_version(said.name)
+    custom = {
+        "v": CUSTOM_VERSION,
+        "name": said.name,
+        "class": said.device_class,
+        "min_runtime": said.min_runtime,
+        "issued": now,
+        "raw": said.raw,
+        "roots": {str(v): quorum.root_sha256(data) for v, data in roles.roots(ws).items()},
+        "candidate": said.candidate,
+    }
+    targets = Targets(
+        version=version,
+        expires=roles.moment(expires),
+        targets={
+            name: TargetFile(length, {"sha256": digest}, name)
+            for name, (length, digest) in sorted(files.items())
+        },
+        unrecognized_fields={quorum.CUSTOM: custom},
+    )
+    return Metadata(targets), extra
+
+
+def _half(
+    ws: Any, source: Source, now: int, force_time: bool
+) -> tuple[Metadata[Targets], dict[str, bytes]]:
+    """Take over what other custodians signed, after checking that it is what it says."""
+    data = source.small(TARGETS, quorum.MAX_DOCUMENT)
+    document = quorum.read_document(data, "targets.json", "targets")
+    said = read_targets(document.signed)
+    if "metadata/timestamp.json" in source.index.entries:
+        raise UsageError(f"{said.name} {said.version} is signed already")
+    ours = {version: quorum.root_sha256(root) for version, root in roles.roots(ws).items()}
+    if said.roots != ours:
+        raise KeyringError(
+            "this half-signed bundle was made under other roots than this workspace has",
+            next="bring metadata/*.root.json of both workspaces together, then sign again",
+        )
+    for name, target in said.payload.items():
+        if _digest(source, name) != (target.length, target.sha256):
+            raise FormatError(f"payload/{name} is not what targets.json says")
+    if abs(now - said.issued) > DAY and not force_time:
+        raise ClockError(
+            f"the half-signed bundle was issued {days(now - said.issued)} by this machine's clock"
+        )
+    return Metadata[Targets].from_bytes(data), {}
+
+
+def _lint(now: int, expires: int, facts: quorum.RootFacts, last: int, force_time: bool) -> None:
+    """Refuse what a device could not install, or what would move its time floor wrongly."""
+    latest = max(last, facts.issued)
+    if now < latest and not force_time:
+        raise ClockError(
+            f"this machine's clock is {days(now - latest)} what was signed last",
+            why="a device would take the bundle for an old one",
+        )
+    if now - latest > LEAP_DAYS * DAY and not force_time:
+        raise ClockError(
+            f"this machine's clock is {days(now - latest)} what was signed last",
+            why="every device would take that time for the present, for ever",
+        )
+    if expires > facts.expires:
+        raise KeyringError(
+            f"the root expires before the bundle would: {days(facts.expires - expires)} it",
+            why="devices would refuse a valid bundle because of its root",
+            next="make a new root with: edgepack keys rotate root",
+        )
+
+
+def days(difference: int) -> str:
+    """Return a difference in seconds as a person says it."""
+    amount = abs(difference) / DAY
+    return f"{amount:,.1f} days {'after' if difference >= 0 else 'before'}"
+
+
+def _release(targets: Metadata[Targets], data: bytes, signer: Any) -> dict[str, bytes]:
+    """Sign snapshot and timestamp: same version, same expiry, each with the digest of the next."""
+    signed = targets.signed
+    snapshot = Metadata(
+        Snapshot(
+            version=signed.version,
+            expires=signed.expires,
+            meta={"targets.json": _meta(signed.version, data)},
+        )
+    )
+    snapshot.sign(signer)
+    snapshot_data = roles.to_bytes(snapshot)
+    timestamp = Metadata(
+        Timestamp(
+            version=signed.version,
+            expires=signed.expires,
+            snapshot_meta=_meta(signed.version, snapshot_data),
+        )
+    )
+    timestamp.sign(signer)
+    return {"snapshot.json": snapshot_data, "timestamp.json": roles.to_bytes(timestamp)}
+
+
+def _meta(version: int, data: bytes) -> MetaFile:
+    return MetaFile(version, len(data), {"sha256": hashlib.sha256(data).hexdigest()})
+
+
+def _digest(source: Source, name: str) -> tuple[int, str]:
+    digest = hashlib.sha256()
+    entry = f"payload/{name}"
+    for piece in source.chunks(entry):
+        digest.update(piece)
+    return source.index.entries[entry].size, digest.hexdigest()
+
+
+def _write(
+    disk: Disk,
+    path: Path,
+    source: Source,
+    metadata: dict[str, bytes],
+    every_root: dict[int, bytes],
+    extra: dict[str, bytes],
+) -> int:
+    """Write the container beside its place, sync it, rename it; returns its size."""
+    small = {f"metadata/{name}": data for name, data in metadata.items()}
+    small |= {f"metadata/{version}.root.json": data for version, data in every_root.items()}
+    small |= {f"payload/{name}": data for name, data in extra.items()}
+    entries: list[tuple[str, int, Iterable[bytes]]] = [
+        (name, len(data), (data,)) for name, data in small.items()
+    ]
+    entries += [
+        (f"payload/{name}", source.index.entries[f"payload/{name}"].size, _pieces(source, name))
+        for name in source.index.names("payload")
+    ]
+    part = path.with_name(path.name + ".part")
+    disk.mkdir(path.parent)
+    disk.unlink(part)
+    handle = disk.create(part, 0o644)
+    try:
+        size = container.write(lambda data: write_all(handle, data), entries)
+        handle.sync()
+    except BaseException:
+        handle.close()
+        disk.unlink(part)
+        raise
+    handle.close()
+    disk.rename(part, path)
+    disk.fsync_dir(path.parent)
+    return size
+
+
+def _pieces(source: Source, name: str) -> Iterator[bytes]:
+    yield from source.chunks(f"payload/{name}")
+
+
+def _check(ws: Any, path: Path, device_class: str) -> VerifiedBundle:
+    """Verify what was just written, as a device with the first root would."""
+    bundle = verify(ws.disk, path, roles.trusted(ws), Policy(device_class), name=None, wall_s=None)
+    verify_payload(ws.disk, bundle)
+    return bundle
+
+
+def _row(
+    ws: Any, bundle: VerifiedBundle, path: Path, targets: Metadata[Targets], clock: Clock
+) -> BundleRow:
+    custom = targets.signed.unrecognized_fields[quorum.CUSTOM]
+    return BundleRow(
+        name=bundle.name,
+        version=bundle.version,
+        digest=bundle.digest,
+        root_version=bundle.root_version,
+        issued=bundle.issued,
+        path=str(path.relative_to(ws.root)),
+        candidate=str(custom.get("candidate", "")),
+        signed=clock.wall_ns(),
+    )
+
+
+def _read_unsigned(data: bytes) -> Unsigned:
+    value = canonical.decode(data, UNSIGNED)
+    try:
+        if (value["format"], value["version"]) != ("edgepack-unsigned", 1):
+            raise FormatError(f"{UNSIGNED} is of a format that this edgepack does not read")
+        return Unsigned(
+            str(value["name"]),
+            str(value["device_class"]),
+            str(value["min_runtime"]),
+            int(value["expiry_days"]),
+            dict(value["raw"]),
+            str(value.get("candidate", "")),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{UNSIGNED} does not follow its format: {error!r}") from None
