@@ -39,11 +39,11 @@ def bring_up_to_date(ws: Workspace, registry: Registry, archive: Any, ring: Any)
     """As `catch_up`, and say what was found: labels, events, notes (raised as alarms, too)."""
     done = Appended()
     secrets: Mapping[str, bytes] | None = None
-    segments = registry.segments(after=0)
-    for name in sorted({row.bundle_name for row in segments}):
+    segments = by_name(registry)
+    for name in sorted(segments):
         view = _sound_view(ws, registry, name, done)
         after = view.progress()
-        pending = [row for row in segments if row.bundle_name == name and row.serial > after]
+        pending = [row for row in segments[name] if row.serial > after]
         if not pending:
             continue
         secrets = ring.journal_secrets() if secrets is None else secrets
@@ -53,6 +53,20 @@ def bring_up_to_date(ws: Workspace, registry: Registry, archive: Any, ring: Any)
     for note in done.notes:
         registry.alarm("table", "", note, note, 0)
     return done
+
+
+def by_name(registry: Registry) -> dict[str, list[SegmentRow]]:
+    """Return the imported segments of each bundle name, in import order.
+
+    What a device wrote before its first bundle belongs to the name that was planned for it.
+    """
+    planned = {device.device: device.bundle for device in registry.devices()}
+    result: dict[str, list[SegmentRow]] = {}
+    for row in registry.segments():
+        name = row.bundle_name or planned.get(row.device, "")
+        if name:
+            result.setdefault(name, []).append(row)
+    return result
 
 
 def _alike(segments: Iterable[SegmentRow]) -> Iterator[list[SegmentRow]]:

@@ -1,0 +1,380 @@
+"""Drift: did the inputs change since training? It never says that the model is wrong.
+
+PSI (population stability index, natural logarithm) with the part that chance alone explains and an
+interval; KS (Kolmogorov-Smirnov distance) at the bins' edges with its p-value; missing values;
+categories that training never saw; the predictions; the flags. Each row is held against the
+reference of the bundle that made its prediction. Devices that send sketches instead of rows count
+the same bins, so both add up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from device_runtime.errors import FormatError
+from device_runtime.format import canonical
+from device_runtime.format.sketch import Histogram, Profile, Sketch
+from edgepack.errors import DataError
+from edgepack.learn.counting import Array, Counting, Counts, as_counts, filled, numbers
+from edgepack.learn.reference import Reference, profile_of
+from edgepack.store.view import View
+
+CHANGED, CHANGED_MUCH = 0.1, 0.25  # usual reading of PSI, beyond chance
+_Z = 1.959964  # normal quantile of .975
+MONTH = "M"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How one column moved.
+
+    Attributes:
+        name: Column, `prediction` or `confidence`.
+        kind: `number` or `text`.
+        psi: PSI of now against the reference.
+        low: Lower end of its 95 % interval (delta method).
+        high: Upper end.
+        noise: What PSI would be on average without any change.
+        ks: Largest distance of the cumulative shares at the edges; categories: total variation.
+        p: P-value of `ks` (asymptotic), None for categories.
+        n: Rows now.
+        rows: Rows of the reference.
+        missing: Share without a value (reference, now).
+        unseen: Share of categories that training never saw.
+        labels: Name of each bin.
+        before: Reference counts per slot: bins, missing, unseen.
+        now: Counts now.
+    """
+
+    name: str
+    kind: str
+    psi: float
+    low: float
+    high: float
+    noise: float
+    ks: float
+    p: float | None
+    n: int
+    rows: int
+    missing: tuple[float, float]
+    unseen: float
+    labels: tuple[str, ...]
+    before: tuple[int, ...]
+    now: tuple[int, ...]
+
+    @property
+    def excess(self) -> float:
+        """PSI beyond what chance alone gives."""
+        return max(0.0, self.psi - self.noise)
+
+    @property
+    def words(self) -> str:
+        """What a person reads: `as in training`, `changed`, `changed much`."""
+        if self.excess < CHANGED:
+            return "as in training"
+        return "changed" if self.excess < CHANGED_MUCH else "changed much"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return {**asdict(self), "excess": self.excess, "words": self.words}
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Drift of one group of rows against one reference.
+
+    Attributes:
+        group: Device, month, or `all`.
+        bundle: `name version` of the reference, or its file.
+        n: Rows now.
+        columns: Inputs, as in the profile.
+        answers: `prediction` and `confidence`.
+        flags: Flag → (share at training or None, share now).
+    """
+
+    group: str
+    bundle: str
+    n: int
+    columns: tuple[Change, ...]
+    answers: tuple[Change, ...]
+    flags: Mapping[str, tuple[float | None, float]] = field(default_factory=dict)
+
+    @property
+    def worst(self) -> Change | None:
+        """The input that moved most, beyond chance."""
+        return max(self.columns, key=lambda item: item.excess, default=None)
+
+
+def compare(profile: Profile, counts: Counts, group: str, bundle: str) -> Drift:
+    """Hold counted rows against a reference."""
+
+    def changes(items: Iterable[Histogram | None]) -> tuple[Change, ...]:
+        return tuple(
+            change(item, as_counts(item), counts.columns[item.name])
+            for item in items
+            if item is not None and item.name in counts.columns
+        )
+
+    flags = {
+        name: (profile.rates.get(name), rows / counts.rows if counts.rows else 0.0)
+        for name, rows in counts.flags.items()
+    }
+    answers = changes((profile.prediction, profile.confidence))
+    return Drift(group, bundle, counts.n, changes(profile.columns), answers, flags)
+
+
+def change(item: Histogram, before: Array, now: Array) -> Change:
+    """Compare two histograms over the same slots."""
+    used = (before + now) > 0
+    rows, n = int(before.sum()), int(now.sum())
+    psi, low, high = psi_interval(before[used], now[used])
+    noise = max(int(used.sum()) - 1, 0) * (1 / n + 1 / rows) if n and rows else 0.0
+    ks, p = _distance(item.kind, before, now)
+    return Change(
+        name=item.name,
+        kind=item.kind,
+        psi=psi,
+        low=low,
+        high=high,
+        noise=noise,
+        ks=ks,
+        p=p,
+        n=n,
+        rows=rows,
+        missing=(_share(before, -2), _share(now, -2)),
+        unseen=_share(now, -1),
+        labels=bin_names(item),
+        before=tuple(before.tolist()),
+        now=tuple(now.tolist()),
+    )
+
+
+def psi_interval(before: Array, now: Array) -> tuple[float, float, float]:
+    """Return PSI and its 95 % interval by the delta method over both multinomials.
+
+    Half a row is added to each slot, as `format.sketch.psi` does.
+    """
+    if not before.sum() or not now.sum():
+        return 0.0, 0.0, 0.0
+    p, q = ((side + 0.5) / (side.sum() + 0.5 * len(side)) for side in (before, now))
+    ratio = np.log(q / p)
+    psi = float(((q - p) * ratio).sum())
+    to_q, to_p = ratio + 1 - p / q, -ratio + 1 - q / p
+    spread = math.sqrt(_variance(q, to_q) / now.sum() + _variance(p, to_p) / before.sum())
+    return psi, max(0.0, psi - _Z * spread), psi + _Z * spread
+
+
+def _variance(share: Array, slope: Array) -> float:
+    return float((share * slope**2).sum() - (share * slope).sum() ** 2)
+
+
+def _distance(kind: str, before: Array, now: Array) -> tuple[float, float | None]:
+    first, second = before[:-2], now[:-2]
+    if kind == "text":
+        first, second = np.delete(before, -2), np.delete(now, -2)
+    rows, n = first.sum(), second.sum()
+    if not rows or not n:
+        return 0.0, None
+    if kind == "text":
+        return float(np.abs(first / rows - second / n).sum() / 2), None
+    ks = float(np.abs(np.cumsum(first) / rows - np.cumsum(second) / n).max())
+    return ks, ks_p(ks, int(rows), int(n))
+
+
+def ks_p(ks: float, rows: int, n: int) -> float:
+    """Return the asymptotic p-value of a two-sample KS distance (Smirnov 1939)."""
+    from scipy.special import kolmogorov
+
+    return float(kolmogorov(ks * math.sqrt(rows * n / (rows + n))))
+
+
+def _share(counts: Array, slot: int) -> float:
+    total = int(counts.sum())
+    return float(counts[slot] / total) if total else 0.0
+
+
+def bin_names(item: Histogram) -> tuple[str, ...]:
+    """Return the name of each slot: a range or a category, `missing`, `unseen`."""
+    if item.kind == "text":
+        return (*item.values, "(others)", "missing", "unseen")
+    if not item.edges:
+        return ("any", "missing", "unseen")
+    edges = [_nice(edge) for edge in item.edges]
+    inner = [f"{a} to {b}" for a, b in itertools.pairwise(edges)]
+    return (f"below {edges[0]}", *inner, f"from {edges[-1]}", "missing", "unseen")
+
+
+def _nice(edge: float) -> str:
+    return f"{edge:.4g}" if abs(edge) < 1e6 else f"{edge:.3e}"
+
+
+# --- over the table --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Which rows: all of a bundle name, one device, from a time on."""
+
+    device: str | None = None
+    since_us: int | None = None
+
+
+def of_table(
+    view: View, refs: Sequence[Reference], piece: Slice, *, by: Sequence[str] = ()
+) -> dict[tuple[str, ...], Drift]:
+    """Return the drift of the returned rows.
+
+    Args:
+        view: The table.
+        refs: Known bundles; rows of an unknown one are left out.
+        piece: Which rows.
+        by: Also apart by `device` and `month` (in this order).
+
+    Returns:
+        (bundle version, *parts of `by`) → drift.
+    """
+    result = {}
+    for ref in refs:
+        for group, counts in sorted(count_table(view, ref, piece, by).items()):
+            name = f"{ref.row.name} {ref.row.version}"
+            key = (str(ref.row.version), *group)
+            result[key] = compare(ref.profile, counts, " ".join(group) or "all", name)
+    return result
+
+
+def count_table(
+    view: View, ref: Reference, piece: Slice, by: Sequence[str] = ()
+) -> dict[tuple[str, ...], Counts]:
+    """Count the rows and sketches that one bundle's predictions left, by group."""
+    counting = Counting(ref.profile, ref.schema)
+    time = ref.schema.time.name if ref.schema.time else None
+    where = ds.field("_bundle") == ref.row.digest
+    if piece.device is not None:
+        where &= ds.field("_device") == piece.device
+    if piece.since_us is not None and time is not None:
+        since = pa.scalar(piece.since_us, pa.timestamp("us", "UTC"))
+        where &= ds.field(time) >= since
+    there = view.columns()
+    answers = [name for name in there if name.startswith("_score_") or name == "_label"]
+    names = [*counting.columns(), *answers, "_flags", "_device", *([time] if time else [])]
+    result: dict[tuple[str, ...], Counts] = {}
+    if "_bundle" in there:
+        for batch in view.batches([n for n in dict.fromkeys(names) if n in there], where):
+            for group, rows in _groups(batch, by, time):
+                result.setdefault(group, Counts()).merge(counting.count(rows))
+    _add_sketches(view, ref, piece, by, result)
+    return result
+
+
+def _groups(
+    batch: pa.RecordBatch, by: Sequence[str], time: str | None
+) -> list[tuple[tuple[str, ...], pa.RecordBatch]]:
+    if not by or not batch.num_rows:
+        return [((), batch)]
+    names: list[list[str]] = []
+    mixed = np.zeros(batch.num_rows, np.int64)
+    for part in by:
+        words, codes = _part(batch, part, time)
+        names.append(words)
+        mixed = mixed * len(words) + codes
+    distinct = np.unique(mixed)
+    result = []
+    for number in distinct.tolist():
+        rest, parts = number, []
+        for words in reversed(names):
+            rest, place = divmod(rest, len(words))
+            parts.append(words[place])
+        rows = batch if len(distinct) == 1 else batch.filter(pa.array(mixed == number))
+        result.append((tuple(reversed(parts)), rows))
+    return result
+
+
+def _part(batch: pa.RecordBatch, part: str, time: str | None) -> tuple[list[str], Array]:
+    if part == "device":
+        coded = batch.column("_device").dictionary_encode()
+        return coded.dictionary.to_pylist(), numbers(coded.indices, np.int64)
+    if time is None or time not in batch.schema.names:
+        return ["undated"], np.zeros(batch.num_rows, np.int64)
+    whole = numbers(batch.column(time).cast(pa.int64()).fill_null(0), np.int64)
+    months = whole.astype("datetime64[us]").astype("datetime64[M]")
+    distinct, codes = np.unique(months, return_inverse=True)
+    return [str(month) for month in distinct], codes.astype(np.int64)
+
+
+def _add_sketches(
+    view: View,
+    ref: Reference,
+    piece: Slice,
+    by: Sequence[str],
+    result: dict[tuple[str, ...], Counts],
+) -> None:
+    """Add what devices counted themselves. A sketch has no row times: no `since`, no month."""
+    if piece.since_us is not None:
+        return
+    where = (ds.field("kind") == "sketch") & (ds.field("_bundle") == ref.row.digest)
+    if piece.device is not None:
+        where &= ds.field("_device") == piece.device
+    for batch in view.batches(["_device", "data"], where, what="events"):
+        for device, data in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+            try:
+                sketch = Sketch.from_json(canonical.decode(data.encode(), "a sketch")["sketch"])
+            except (FormatError, KeyError, TypeError):
+                continue
+            group = tuple(device if part == "device" else "undated" for part in by)
+            result.setdefault(group, Counts()).add_sketch(sketch, ref.profile)
+
+
+def of_files(reference: Path, current: Path) -> Drift:
+    """Compare two plain files (CSV, NDJSON, Parquet) column by column.
+
+    Raises:
+        DataError: A file cannot be read, has no rows, or they share no countable column.
+    """
+    from edgepack.learn.files import read_plain
+
+    before, now = read_plain(reference), read_plain(current)
+    shared = [name for name in before.column_names if name in now.column_names]
+    profile = profile_of(before, shared)
+    for table, path in ((before, reference), (now, current)):
+        if not table.num_rows:
+            raise DataError(f"{path} has no rows", next="give a file with rows")
+    if not profile.columns:
+        raise DataError(
+            f"{reference} and {current} share no column of numbers or words",
+            next=f"the first has {', '.join(before.column_names[:12])}",
+        )
+    counting = Counting(profile, None)
+    names = counting.columns()
+    sides = []
+    for table in (before, now):
+        counts = Counts()
+        for batch in _same_kinds(table.select(names), before.select(names)).to_batches(131_072):
+            counts.merge(counting.count(batch))
+        sides.append(counts)
+    full = filled(profile, sides[0].columns)
+    return compare(full, sides[1], current.name, reference.name)
+
+
+def _same_kinds(table: pa.Table, like: pa.Table) -> pa.Table:
+    arrays = []
+    for name in like.column_names:
+        column, kind = table.column(name), like.column(name).type
+        if column.type != kind:
+            try:
+                column = column.cast(kind)
+            except pa.ArrowInvalid:
+                raise DataError(
+                    f"column {name} is {kind} in one file and {column.type} in the other",
+                    next="give both files the same types",
+                ) from None
+        arrays.append(column)
+    return pa.table(arrays, names=like.column_names)

@@ -1,0 +1,221 @@
+"""One pass over the returned rows: which are labelled, what they say, and how many are not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from device_runtime.format.batch import FLAG_INVALID
+from device_runtime.format.schema import Schema
+from edgepack.learn.bootstrap import Array
+from edgepack.learn.counting import numbers
+from edgepack.store.labels import PLACE, Labels, attach
+from edgepack.store.view import View
+
+UNDATED = "undated"
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What came home for one bundle name.
+
+    Attributes:
+        schema: Of the newest bundle.
+        labelled: Valid rows with a truth: provenance, answers, time, key, wanted columns.
+        totals: (version, device, answered label) → valid rows, labelled or not.
+        months: Month → (valid rows, labelled rows).
+        rows: All rows.
+        invalid: Rows that did not fit the schema.
+        used: Labels that found a row.
+        labels: Every label.
+    """
+
+    schema: Schema
+    labelled: pa.Table
+    totals: Counter[tuple[int, str, str]]
+    months: dict[str, tuple[int, int]]
+    rows: int
+    invalid: int
+    used: int
+    labels: Labels
+
+    @property
+    def held(self) -> int:
+        """Labels whose row is not home (yet)."""
+        return len(self.labels) - self.used
+
+
+def survey(view: View, labels: Labels, schema: Schema, columns: Sequence[str] = ()) -> Survey:
+    """Walk once over the table in constant memory; keep the labelled rows.
+
+    Args:
+        view: The table.
+        labels: Resolved labels.
+        schema: Of the newest bundle.
+        columns: More columns of the user to keep.
+    """
+    there = view.columns()
+    key = schema.key.name if schema.key else None
+    time = schema.time.name if schema.time else None
+    answers = [name for name in there if name.startswith("_score_")]
+    names = [*PLACE, "_serial", "_wall", "_flags", "_bundle", "_bundle_version", "_label", *answers]
+    names += [name for name in (key, time, *columns) if name]
+    names = [name for name in dict.fromkeys(names) if name in there]
+    kept: list[pa.Table] = []
+    totals: Counter[tuple[int, str, str]] = Counter()
+    months: Counter[str] = Counter()
+    rows = invalid = 0
+    used = np.zeros(len(labels), bool)
+    for batch in view.batches(names) if there else ():
+        rows += batch.num_rows
+        valid = numbers(batch.column("_flags"), np.int32) & FLAG_INVALID == 0
+        if not valid.all():
+            invalid += int((~valid).sum())
+            batch = batch.filter(pa.array(valid))
+        _count(batch, time, totals, months)
+        if len(labels):
+            at = labels.join(batch, key)
+            used[at[at >= 0]] = True
+            hit = pa.table(batch).filter(pa.array(at >= 0))
+            if hit.num_rows:
+                kept.append(attach(hit, labels, key))
+    labelled = pa.concat_tables(kept, promote_options="permissive") if kept else _none(there, names)
+    marked = Counter(month_of(labelled, time)) if labelled.num_rows else Counter()
+    return Survey(
+        schema=schema,
+        labelled=labelled,
+        totals=totals,
+        months={month: (n, marked.get(month, 0)) for month, n in sorted(months.items())},
+        rows=rows,
+        invalid=invalid,
+        used=int(used.sum()),
+        labels=labels,
+    )
+
+
+def _none(there: dict[str, pa.DataType], names: Sequence[str]) -> pa.Table:
+    empty = {name: pa.array([], there[name]) for name in names}
+    extra = {"_truth": pa.string(), "_truth_source": pa.string(), "_truth_delay_s": pa.float64()}
+    return pa.table({**empty, **{name: pa.array([], kind) for name, kind in extra.items()}})
+
+
+def _count(
+    batch: pa.RecordBatch,
+    time: str | None,
+    totals: Counter[tuple[int, str, str]],
+    months: Counter[str],
+) -> None:
+    if not batch.num_rows:
+        return
+    label = batch.column("_label") if "_label" in batch.schema.names else None
+    parts = [batch.column("_bundle_version"), batch.column("_device")]
+    parts.append(label if label is not None else pa.nulls(batch.num_rows, pa.string()))
+    table = pa.table(dict(zip(("v", "d", "l"), parts, strict=True)))
+    for row in table.group_by(["v", "d", "l"]).aggregate([([], "count_all")]).to_pylist():
+        totals[row["v"], row["d"], row["l"] or ""] += row["count_all"]
+    months.update(month_counts(batch, time))
+
+
+def month_counts(batch: pa.RecordBatch | pa.Table, time: str | None) -> dict[str, int]:
+    """Return rows per month of the row's own time."""
+    if time is None or time not in batch.schema.names:
+        return {UNDATED: batch.num_rows}
+    distinct, counts = np.unique(_months(batch, time), return_counts=True)
+    return {str(month): int(n) for month, n in zip(distinct, counts, strict=True)}
+
+
+def month_of(table: pa.Table, time: str | None) -> list[str]:
+    """Return the month of each row, as text."""
+    if time is None or time not in table.schema.names:
+        return [UNDATED] * table.num_rows
+    return [str(month) for month in _months(table, time)]
+
+
+def _months(batch: pa.RecordBatch | pa.Table, time: str) -> Array:
+    column = batch.column(time).cast(pa.int64())
+    whole = pc.fill_null(column, 0).to_numpy(**_copy(column))
+    return np.asarray(whole).astype("datetime64[us]").astype("datetime64[M]")
+
+
+def _copy(column: pa.Array | pa.ChunkedArray) -> dict[str, bool]:
+    return {} if isinstance(column, pa.ChunkedArray) else {"zero_copy_only": False}
+
+
+def order_of(table: pa.Table, schema: Schema) -> Array:
+    """Return what rows are ordered by, int64: their own time in µs, else the order of import."""
+    time = schema.time.name if schema.time else None
+    if time is not None and time in table.schema.names:
+        return np.asarray(pc.fill_null(table.column(time).cast(pa.int64()), 0).to_numpy())
+    serial, sequence = (np.asarray(table.column(n).to_numpy()) for n in ("_serial", "_sequence"))
+    place = np.lexsort((sequence, serial))
+    rank = np.empty(len(place), np.int64)
+    rank[place] = np.arange(len(place))
+    return rank
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Truth and answers of labelled rows, as `train.metrics.measure` takes them.
+
+    Attributes:
+        truth: Class indexes (-1 = unknown to the model), values, or 0/1 [n, k].
+        label: Answered class indexes, -1 for none.
+        scores: [n, k] or None.
+    """
+
+    truth: Array
+    label: Array
+    scores: Array | None
+
+    def part(self, rows: Array) -> Answered:
+        """Return some of the rows (mask or places)."""
+        scores = None if self.scores is None else self.scores[rows]
+        return Answered(self.truth[rows], self.label[rows], scores)
+
+
+def answered(table: pa.Table, schema: Schema) -> Answered:
+    """Read truth and the device's answers of labelled rows."""
+    names = schema.output.names
+    label = np.full(table.num_rows, -1, np.int64)
+    if "_label" in table.schema.names:
+        label = indices(table.column("_label"), names)
+    return Answered(truth_of(table, schema), label, scores_in(table, schema))
+
+
+def truth_of(table: pa.Table, schema: Schema) -> Array:
+    """Return the truth of labelled rows; see `Answered`."""
+    names = schema.output.names
+    column = table.column("_truth")
+    if schema.task in ("binary", "classes"):
+        return indices(column, names)
+    if schema.task == "labels":
+        texts = [set((text or "").replace("|", "+").split("+")) for text in column.to_pylist()]
+        return np.array([[name in text for name in names] for text in texts], np.int64)
+    return np.asarray(column.cast(pa.float64()).to_numpy(), np.float64)
+
+
+def indices(column: pa.ChunkedArray, names: Sequence[str]) -> Array:
+    """Return the index of each text in `names`, -1 where it is none of them."""
+    found = pc.fill_null(pc.index_in(column, value_set=pa.array(names, pa.string())), -1)
+    return np.asarray(found.to_numpy(), np.int64)
+
+
+def scores_in(table: pa.Table, schema: Schema) -> Array | None:
+    """Return the scores [n, k] that the device journaled; None where a class lacks one."""
+    names = schema.output.names
+    wanted = names[-1:] if schema.task == "binary" else names
+    columns: list[Any] = []
+    for name in wanted:
+        if f"_score_{name}" not in table.schema.names:
+            return None
+        columns.append(np.asarray(table.column(f"_score_{name}").to_numpy(), np.float64))
+    if schema.task == "binary":
+        columns.insert(0, 1 - columns[0])
+    scores = np.stack(columns, axis=1) if columns else None
+    return None if scores is None or np.isnan(scores).all() else scores
