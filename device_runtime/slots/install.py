@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -79,6 +79,7 @@ class RootStep:
     trusted: Trusted
     revoked_keys: frozenset[str]
     revoked_digests: frozenset[str]
+    stopped_digests: frozenset[str]
 
 
 def advance(disk: Disk, file: Path, trusted: Trusted, policy: Policy) -> RootStep:
@@ -89,7 +90,8 @@ def advance(disk: Disk, file: Path, trusted: Trusted, policy: Policy) -> RootSte
     """
     new = advance_root(bundles.read_roots(disk, file, policy), trusted, policy)
     facts = quorum.root_facts(new.root)
-    return RootStep(new, facts.revoked_keys, facts.revoked_digests)
+    stopped = getattr(facts, "stopped_digests", frozenset())
+    return RootStep(new, facts.revoked_keys, facts.revoked_digests, stopped)
 
 
 def prove(folder: Path, home: Home, bundle: VerifiedBundle, policy: Policy) -> SelfTestResult:
@@ -214,34 +216,20 @@ def _commit_root(home: Home, step: RootStep) -> Generation:
     )
     if new.trusted != generation.trusted:
         new = rules.note(new, "trust.root", sha256=quorum.root_sha256(step.trusted.root))
-    return _revoke(home, generation, new, step.revoked_keys, step.revoked_digests)
+    new = rules.revoke(new, step.revoked_keys, step.revoked_digests, step.stopped_digests)
+    return _commit_settled(home, generation, new)
 
 
 def _commit_revocations(home: Home, bundle: VerifiedBundle) -> Generation:
     generation = home.generation()
-    return _revoke(home, generation, generation, bundle.revoked_keys, bundle.revoked_digests)
+    stopped = getattr(bundle, "stopped_digests", frozenset())
+    new = rules.revoke(generation, bundle.revoked_keys, bundle.revoked_digests, stopped)
+    return _commit_settled(home, generation, new)
 
 
-def _revoke(
-    home: Home,
-    generation: Generation,
-    new: Generation,
-    keys: frozenset[str],
-    digests: frozenset[str],
-) -> Generation:
+def _commit_settled(home: Home, generation: Generation, new: Generation) -> Generation:
     """Commit what changed, if anything did; pass over an active slot that is revoked now."""
-    if not (keys <= new.revoked_keys and digests <= new.revoked_digests):
-        fresh: Mapping[str, object] = {
-            "keys": sorted(keys - new.revoked_keys),
-            "digests": sorted(digests - new.revoked_digests),
-        }
-        new = rules.note(new, "trust.revoked", **fresh)
-        new = replace(
-            new,
-            revoked_keys=new.revoked_keys | keys,
-            revoked_digests=new.revoked_digests | digests,
-        )
-    if new is generation or new == generation:
+    if new == generation:
         return generation
     return home.commit(rules.settle(new, home.odometer_s()))
 

@@ -82,6 +82,33 @@ def note(generation: Generation, kind: str, **data: object) -> Generation:
     return replace(generation, events=(*generation.events, (kind, data)))
 
 
+def revoke(
+    generation: Generation,
+    keys: frozenset[str],
+    digests: frozenset[str],
+    stopped: frozenset[str],
+) -> Generation:
+    """Add what a quorum revoked; a stopped bundle is revoked too. Nothing is ever taken back."""
+    digests |= stopped
+    fresh_keys, fresh = keys - generation.revoked_keys, digests - generation.revoked_digests
+    halted = stopped - generation.stopped_digests
+    if not (fresh_keys or fresh or halted):
+        return generation
+    new = note(
+        generation,
+        "trust.revoked",
+        keys=sorted(fresh_keys),
+        digests=sorted(fresh),
+        stopped=sorted(halted),
+    )
+    return replace(
+        new,
+        revoked_keys=new.revoked_keys | keys,
+        revoked_digests=new.revoked_digests | digests,
+        stopped_digests=new.stopped_digests | stopped,
+    )
+
+
 def settle(generation: Generation, odometer_s: int) -> Generation:
     """Pass over an active slot that was revoked meanwhile, where an unrevoked one can run."""
     best = choose(generation)
