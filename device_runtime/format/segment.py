@@ -1,21 +1,21 @@
-"""Segments of the journal: prefix, header, frames, trailer. See docs/FORMAT-journal.md.
+"""What a segment of the journal says about itself: ids, header, trailer, file name.
 
-One walker reads all three kinds: an *open* segment (written row by row), a *sealed* one (columnar)
-and a *salvage* (the frames of a crashed process, verbatim). Nothing here needs a key or numpy.
+Three kinds: an *open* segment (written row by row), a *sealed* one (columnar) and a *salvage* (the
+frames of a crashed process, verbatim). See docs/FORMAT-journal.md. Needs no key and no numpy.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from device_runtime.crypt import sha256
 from device_runtime.errors import FormatError, TruncatedError, UnsupportedVersionError
 from device_runtime.format import canonical
 from device_runtime.format.batch import Answers, Batch
@@ -26,19 +26,9 @@ TRAILER_MAGIC = b"EPSEGEND"
 OPEN, SEALED, SALVAGE = 1, 2, 3
 
 PREFIX = struct.Struct("<8sBBHII")  # magic, version, kind, 0, bytes of the header, CRC-32
-FRAME = struct.Struct("<IHBBIIII")  # CRC-32, marker, type, flags, length, counter, offset, count
 TRAILER = struct.Struct("<32s64s8s")  # SHA-256 of everything before it, Ed25519, magic
-MARKER = 0xF7E9
-_MARKER_BYTES = MARKER.to_bytes(2, "little")
-
 MAX_HEADER = 1 << 20
-MAX_FRAME = 64 << 20
 SIGNATURE_BYTES = 64
-
-ROWS, EVENT, LABEL, HOLE, SKETCH = 1, 2, 3, 4, 5  # frames of an open segment
-BLOCK, RECORDS = 16, 17  # frames of a sealed segment
-FRAME_TYPES = (ROWS, EVENT, LABEL, HOLE, SKETCH, BLOCK, RECORDS)
-CLEAR = 1  # flag: the content is readable, and authenticated by a tag at its end
 
 _HEX16 = re.compile(r"[0-9a-f]{16}")
 _HEX32 = re.compile(r"[0-9a-f]{32}")
@@ -177,6 +167,7 @@ class Hole:
         first: First lost sequence; -1 if unknown.
         last: Last lost sequence; -1 if unknown.
         count: Lost records; -1 if unknown.
+        upto: Last number, where one HOLE stands for several neighbours; else 0.
     """
 
     reason: str
@@ -188,6 +179,7 @@ class Hole:
     first: int = -1
     last: int = -1
     count: int = -1
+    upto: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of a HOLE."""
@@ -211,6 +203,7 @@ class Hole:
                 first=_int(value["first"], -1),
                 last=_int(value["last"], -1),
                 count=_int(value["count"], -1),
+                upto=_int(value["upto"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"not a hole: {error!r}") from None
@@ -306,47 +299,6 @@ class Rows:
 RAW = "_raw"
 
 
-class Frame(NamedTuple):
-    """Where a frame lies in a file, and what its header says."""
-
-    position: int
-    type: int
-    flags: int
-    length: int
-    counter: int
-    offset: int
-    count: int
-
-    @property
-    def content(self) -> int:
-        """Position of the content."""
-        return self.position + FRAME.size
-
-    @property
-    def end(self) -> int:
-        """Position after the frame."""
-        return self.position + FRAME.size + self.length
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """What can be read of an open segment.
-
-    Attributes:
-        frames: Whole frames with a valid CRC, in order.
-        torn: Bytes that belong to no whole frame.
-        skipped: Offsets (first, last) that are missing before a later frame.
-        records: Records in the frames.
-        next_offset: Offset after the last record.
-    """
-
-    frames: list[Frame] = field(default_factory=list)
-    torn: int = 0
-    skipped: list[tuple[int, int]] = field(default_factory=list)
-    records: int = 0
-    next_offset: int = 0
-
-
 class Opened(NamedTuple):
     """A header with its place in the file."""
 
@@ -375,11 +327,14 @@ def read_header(data: bytes | bytearray | memoryview) -> Header:
         UnsupportedVersionError: Written by a newer edgepack.
         FormatError: Anything else.
     """
-    return open_header(data).header
+    opened = open_header(data)
+    if opened.header.kind != SALVAGE:
+        return opened.header
+    return replace(opened.header, keys=open_header(data, opened.end).header.keys)
 
 
 def open_header(data: bytes | bytearray | memoryview, start: int = 0) -> Opened:
-    """Read the header at `start`; see `read_header`. A salvage takes its keys from inside."""
+    """Read one header at `start`; see `read_header`. Keys of a salvage stand in the next one."""
     view = memoryview(data)[start:]
     if len(view) < PREFIX.size:
         raise TruncatedError("a segment ends in its header")
@@ -399,7 +354,7 @@ def open_header(data: bytes | bytearray | memoryview, start: int = 0) -> Opened:
         view[PREFIX.size : end], "the header of a segment", limit=MAX_HEADER, canonical=True
     )
     header = _header(kind, value)
-    return Opened(header, sha256(view[:end]), start + end)
+    return Opened(header, hashlib.sha256(view[:end]).digest(), start + end)
 
 
 def header_message(hash: bytes) -> bytes:
@@ -420,10 +375,10 @@ def read_trailer(data: bytes | bytearray | memoryview) -> tuple[bytes, bytes]:
     """
     if len(data) < TRAILER.size:
         raise TruncatedError("a segment has no trailer")
-    hash, signature, magic = TRAILER.unpack_from(data, len(data) - TRAILER.size)
+    digest, signature, magic = TRAILER.unpack_from(data, len(data) - TRAILER.size)
     if magic != TRAILER_MAGIC:
         raise TruncatedError("a segment has no trailer")
-    return hash, signature
+    return digest, signature
 
 
 def _header_json(header: Header) -> dict[str, Any]:
@@ -515,7 +470,7 @@ def _layout(value: Any) -> Layout:
 def _parent_json(parent: Parent | None) -> dict[str, Any] | None:
     if parent is None:
         return None
-    heads = {str(int(lane)): [number, hash] for lane, (number, hash) in parent.heads.items()}
+    heads = {str(int(lane)): [number, head] for lane, (number, head) in parent.heads.items()}
     return {"epoch": parent.epoch, "heads": heads, "reason": parent.reason}
 
 
@@ -545,88 +500,6 @@ def _hex(value: Any, pattern: re.Pattern[str]) -> str:
     if type(value) is not str or not pattern.fullmatch(value):
         raise ValueError(f"{value!r} is no identifier")
     return value
-
-
-# --- frames ----------------------------------------------------------------------------------
-
-
-def frame_head(type: int, flags: int, length: int, counter: int, offset: int, count: int) -> bytes:
-    """Return a frame's header without its CRC: 20 bytes, part of the associated data."""
-    return FRAME.pack(0, MARKER, type, flags, length, counter, offset, count)[4:]
-
-
-def frame_bytes(head: bytes, content: bytes) -> bytes:
-    """Return a whole frame: CRC over header and content, header, content."""
-    return zlib.crc32(content, zlib.crc32(head)).to_bytes(4, "little") + head + content
-
-
-def read_frame(data: memoryview, position: int, end: int) -> Frame | None:
-    """Return the frame at `position` if it is whole and its CRC holds, else None."""
-    if position + FRAME.size > end:
-        return None
-    crc, marker, type_, flags, length, counter, offset, count = FRAME.unpack_from(data, position)
-    stop = position + FRAME.size + length
-    if marker != MARKER or type_ not in FRAME_TYPES or length > MAX_FRAME or stop > end:
-        return None
-    if count < 1 or zlib.crc32(data[position + 4 : stop]) != crc:
-        return None
-    return Frame(position, type_, flags, length, counter, offset, count)
-
-
-def scan(data: bytes | bytearray | memoryview, start: int, end: int | None = None) -> Scan:
-    """Walk over frames from `start`; skip what is damaged, frame by frame; never raises.
-
-    Offsets and counters only grow: an old frame that a file system shows again is skipped.
-    The work is bounded: after checksumming eight times the file it gives up on the rest.
-    """
-    view = memoryview(data)
-    end = len(view) if end is None else end
-    raw = data if isinstance(data, (bytes, bytearray)) else bytes(view)
-    result = Scan()
-    frames, position, torn, expected, last_counter = result.frames, start, 0, 0, -1
-    budget = 8 * (end - start) + (1 << 20)
-    records = 0
-    while position < end:
-        frame = read_frame(view, position, end)
-        if frame is not None and frame.offset >= expected and frame.counter > last_counter:
-            if frame.offset > expected:
-                result.skipped.append((expected, frame.offset - 1))
-            frames.append(frame)
-            expected = frame.offset + frame.count
-            records += frame.count
-            last_counter = frame.counter
-            position = frame.end
-            continue
-        budget -= _claimed(view, position, end)
-        found = raw.find(_MARKER_BYTES, position + 5, end) if budget > 0 else -1
-        after = found - 4 if found >= 0 else end
-        torn += after - position
-        position = after
-    return Scan(frames, torn, result.skipped, records, expected)
-
-
-def _claimed(view: memoryview, position: int, end: int) -> int:
-    if position + FRAME.size > end:
-        return 1
-    length = FRAME.unpack_from(view, position)[4]
-    return min(int(length), end - position) if length <= MAX_FRAME else 1
-
-
-def frames(data: bytes | bytearray | memoryview, start: int, end: int) -> Sequence[Frame]:
-    """Return the frames of a sealed segment, which must be whole.
-
-    Raises:
-        FormatError: One is not.
-    """
-    view = memoryview(data)
-    result: list[Frame] = []
-    while start < end:
-        frame = read_frame(view, start, end)
-        if frame is None:
-            raise FormatError("a frame of a segment is damaged")
-        result.append(frame)
-        start = frame.end
-    return result
 
 
 # --- file names ------------------------------------------------------------------------------

@@ -1,0 +1,215 @@
+"""Rows as one frame of an open segment: the same bytes from arrays and from numpy, without numpy.
+
+Content of a ROWS frame, little-endian:
+    head: monotonic i64, wall i64, row number of the first row i64 (-1 unknown), latency u32,
+        scores per row u16, what is there u16 (bits below)
+    if PARTIAL: one bit per field of the layout, lowest first: the given ones
+    flags u16[n]; label i16[n]; scores [n, k]; unlike f32[n]; each given numeric field [n, *shape]
+    each given text field in order, then the raw text: number of strings u32, their lengths u32[],
+        the strings in UTF-8, codes u8/u16/u32[n] (all bits set: missing)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from typing import Any
+
+from device_runtime.errors import JournalError
+from device_runtime.format.batch import MISSING_CODE, Answers, Batch, Text
+from device_runtime.format.schema import DTYPES, Schema
+from device_runtime.format.segment import RAW, Field, Layout, Rows
+
+HEAD = struct.Struct("<qqqIHH")
+LABEL_BIT, SCORES_BIT, UNLIKE_BIT, PARTIAL, RAW_BIT = 1, 2, 4, 8, 16
+_ONE_TEXT = struct.Struct("<II")
+_NO_TEXT = bytes(4) + b"\xff"
+_CACHE = 4096
+
+
+def layout_of(schema: Schema) -> Layout:
+    """Return what the journal keeps of a row of this schema."""
+    fields = tuple(
+        Field(column.name, column.dtype, column.shape, "keep")
+        if column.journal == "keep"
+        else Field(column.name, "string", (), "hash")
+        for column in schema.journaled
+    )
+    output = schema.output
+    return Layout(fields, output.names, output.scores_dtype, schema.task)
+
+
+class RowEncoder:
+    """Turns rows of one layout into the content of frames.
+
+    Attributes:
+        layout: What a row is made of.
+    """
+
+    def __init__(self, layout: Layout, schema: Schema | None, hash_key: bytes) -> None:
+        self.layout = layout
+        self._hash_key = hash_key
+        self._schema = schema
+        self._fixed = [field.name for field in layout.fields if field.dtype != "string"]
+        self._texts = [field.name for field in layout.fields if field.dtype == "string"]
+        self._hashed = [field.name for field in layout.fields if field.journal == "hash"]
+        self._sizes = {field.name: field_bytes(field) for field in layout.fields}
+        self._fixed_bytes = sum(self._sizes[name] for name in self._fixed)
+        self._score_bytes = DTYPES[layout.scores][1]
+        self._cache: dict[str, bytes] = {}
+
+    def encode(self, rows: Rows, monotonic: int, wall: int) -> bytes:
+        """Return the content of one frame.
+
+        Raises:
+            JournalError: Buffers that do not have the size of n rows: a mistake of the caller.
+        """
+        batch, answers = rows.batch, rows.answers
+        columns, n = batch.columns, batch.n
+        if self._hashed:
+            columns = {**columns, **self._hash_columns(batch)}
+        parts: list[Any] = [b"", rows.flags]
+        bits, k, size = 0, 0, 2
+        if answers is not None:
+            parts.append(answers.label)
+            bits, size = LABEL_BIT, 4
+            if answers.scores is not None and answers.k:
+                parts.append(answers.scores)
+                k = answers.k
+                bits, size = LABEL_BIT | SCORES_BIT, 4 + k * self._score_bytes
+        if rows.unlike is not None:
+            parts.append(rows.unlike)
+            bits, size = bits | UNLIKE_BIT, size + 4
+        present = b""
+        try:
+            parts += [columns[name] for name in self._fixed]
+            texts = [columns[name] for name in self._texts]
+            size += self._fixed_bytes
+        except KeyError:
+            bits, present = bits | PARTIAL, self._present(columns)
+            given = [name for name in self._fixed if name in columns]
+            parts += [columns[name] for name in given]
+            texts = [columns[name] for name in self._texts if name in columns]
+            size += sum(self._sizes[name] for name in given)
+        if RAW in columns:
+            bits |= RAW_BIT
+            texts.append(columns[RAW])
+        parts[0] = HEAD.pack(monotonic, wall, batch.first_row, rows.latency_us, k, bits) + present
+        content = b"".join(parts)
+        if len(content) != len(parts[0]) + n * size:
+            raise JournalError(
+                f"rows for the journal have {len(content) - len(parts[0])} bytes, not {n * size}",
+                next="report this: a column has another dtype or length than its schema",
+            )
+        if n == 1:
+            return content + b"".join([self._one_text(text) for text in texts])
+        return b"".join([content, *[text_bytes(text, n) for text in texts]])
+
+    def hash_text(self, value: bytes) -> str:
+        """Return 32 hex characters that stand for a value whose field is hashed."""
+        return hmac.digest(self._hash_key, value, hashlib.sha256)[:16].hex()
+
+    def _present(self, columns: Any) -> bytes:
+        mask = 0
+        for index, field in enumerate(self.layout.fields):
+            mask |= (field.name in columns) << index
+        return mask.to_bytes((len(self.layout.fields) + 7) // 8, "little")
+
+    def _one_text(self, text: Text) -> bytes:
+        code = text.codes[0]
+        if code == MISSING_CODE:
+            return _NO_TEXT
+        value = text.values[code]
+        found = self._cache.get(value)
+        if found is None:
+            raw = utf8(value)
+            found = _ONE_TEXT.pack(1, len(raw)) + raw + b"\0"
+            if len(self._cache) < _CACHE and len(raw) <= 64:
+                self._cache[value] = found
+        return found
+
+    def _hash_columns(self, batch: Batch) -> dict[str, Text]:
+        result: dict[str, Text] = {}
+        for name in self._hashed:
+            data = batch.columns.get(name)
+            if isinstance(data, Text):
+                result[name] = Text(
+                    data.codes, tuple(self.hash_text(utf8(value)) for value in data.values)
+                )
+            elif data is not None:
+                raw = memoryview(data).cast("B")
+                size = len(raw) // batch.n
+                rows = range(0, len(raw), size)
+                result[name] = Text.of(self.hash_text(bytes(raw[at : at + size])) for at in rows)
+        return result
+
+
+def halves(rows: Rows) -> tuple[Rows, Rows]:
+    """Cut rows in two, without copying: a frame must stay below its limit."""
+    n = rows.batch.n
+    return _part(rows, 0, n // 2), _part(rows, n // 2, n)
+
+
+def _part(rows: Rows, start: int, stop: int) -> Rows:
+    batch, answers, n = rows.batch, rows.answers, rows.batch.n
+
+    def cut(data: Any) -> Any:
+        if isinstance(data, Text):
+            return Text(memoryview(data.codes)[start:stop], data.values)
+        raw = memoryview(data).cast("B")
+        size = len(raw) // n
+        return raw[start * size : stop * size]
+
+    columns = {name: cut(data) for name, data in batch.columns.items()}
+    if answers is not None:
+        scores = None if answers.scores is None else cut(answers.scores)
+        answers = Answers(stop - start, cut(answers.label), scores, answers.k)
+    first = batch.first_row if batch.first_row < 0 else batch.first_row + start
+    unlike = None if rows.unlike is None else cut(rows.unlike)
+    part = Batch(stop - start, columns, first)
+    return Rows(part, answers, cut(rows.flags), unlike, rows.latency_us)
+
+
+def field_bytes(field: Field) -> int:
+    """Return the bytes of one row of a numeric field; 0 for text."""
+    total = DTYPES[field.dtype][1]
+    for size in field.shape:
+        total *= size
+    return total
+
+
+def utf8(value: str) -> bytes:
+    """Return UTF-8; what is no text (half a surrogate pair) becomes `?`."""
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        return value.encode(errors="replace")
+
+
+def code_bytes(count: int) -> int:
+    """Return the bytes per code for so many strings, all bits set being kept for missing."""
+    return 1 if count < 0xFF else 2 if count < 0xFFFF else 4
+
+
+def text_bytes(text: Text, n: int) -> bytes:
+    """Return a text column of n rows; strings that no row uses are left out if there are many."""
+    codes, values = text.codes, text.values
+    if len(values) > n:
+        used = dict.fromkeys(int(code) for code in codes if code != MISSING_CODE)
+        order = {code: index for index, code in enumerate(used)}
+        order[MISSING_CODE] = MISSING_CODE
+        codes = [order[int(code)] for code in codes]
+        values = tuple(values[code] for code in used)
+    raw = [utf8(value) for value in values]
+    lengths = struct.pack(f"<{len(raw) + 1}I", len(raw), *map(len, raw))
+    return b"".join([lengths, *raw, _narrow(codes, n, code_bytes(len(raw)))])
+
+
+def _narrow(codes: Any, n: int, size: int) -> Any:
+    if n <= 32:
+        mask = (1 << 8 * size) - 1
+        return b"".join([(int(code) & mask).to_bytes(size, "little") for code in codes])
+    import numpy as np
+
+    return np.asarray(codes, np.uint32).astype(f"<u{size}").tobytes()

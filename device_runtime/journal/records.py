@@ -1,0 +1,140 @@
+"""Events, labels, holes and sketches: small JSON records beside the rows."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from device_runtime.errors import FormatError, JournalError
+from device_runtime.format import canonical
+from device_runtime.format.frames import EVENT, HOLE, LABEL, SKETCH
+from device_runtime.format.segment import Hole
+
+MAX_RECORD = 1 << 20
+MAX_RECORDS = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRecord:
+    """A truth that became known; `by` is `record` or `key` (hashed if the key is hashed)."""
+
+    sequence: int
+    monotonic_ns: int
+    wall_ns: int
+    ref: str
+    by: str
+    value: Any
+    source: str
+    observed_wall_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """Something that happened on the device."""
+
+    sequence: int
+    monotonic_ns: int
+    wall_ns: int
+    kind: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class HoleRecord:
+    """Declared losses."""
+
+    sequence: int
+    monotonic_ns: int
+    wall_ns: int
+    holes: tuple[Hole, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SketchRecord:
+    """A sketch of the BULK rows first..last, opaque here: format.sketch reads it."""
+
+    sequence: int
+    monotonic_ns: int
+    wall_ns: int
+    first: int
+    last: int
+    sketch: bytes
+
+
+SmallRecord = LabelRecord | EventRecord | HoleRecord | SketchRecord
+
+
+def encode(monotonic: int, wall: int, value: Mapping[str, object]) -> bytes:
+    """Return the content of a record's frame.
+
+    Raises:
+        JournalError: The value is no JSON (NaN, half a surrogate pair) or too large.
+    """
+    try:
+        content = canonical.encode({"m": monotonic, "w": wall, **value})
+    except (TypeError, ValueError) as error:
+        raise JournalError(f"a record for the journal is no JSON value: {error}") from None
+    if len(content) > MAX_RECORD:
+        raise JournalError(f"a record for the journal has {len(content)} bytes")
+    return content
+
+
+def holes_json(holes: Iterable[Hole]) -> dict[str, object]:
+    """Return the value of a HOLE record."""
+    return {"holes": [hole.to_json() for hole in holes]}
+
+
+def sketch_json(sketch: bytes, first: int, last: int) -> dict[str, object]:
+    """Return the value of a SKETCH record."""
+    return {"first": first, "last": last, "sketch": base64.b64encode(sketch).decode()}
+
+
+def decode(sequence: int, type: int, value: Any) -> SmallRecord:
+    """Read one record from its JSON value.
+
+    Raises:
+        FormatError: It does not follow docs/FORMAT-journal.md.
+    """
+    try:
+        when = (sequence, int(value["m"]), int(value["w"]))
+        if type == EVENT:
+            return EventRecord(*when, str(value["kind"]), dict(value["data"]))
+        if type == LABEL:
+            by = str(value["by"])
+            if by not in ("record", "key"):
+                raise ValueError(by)
+            ref, source = str(value["ref"]), str(value["source"])
+            return LabelRecord(*when, ref, by, value["value"], source, int(value["observed"]))
+        if type == HOLE:
+            return HoleRecord(*when, tuple(Hole.from_json(item) for item in value["holes"]))
+        if type == SKETCH:
+            sketch = base64.b64decode(value["sketch"], validate=True)
+            return SketchRecord(*when, int(value["first"]), int(value["last"]), sketch)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"a record of the journal is not valid: {error!r}") from None
+    raise FormatError(f"a record of the journal has type {type}")
+
+
+def parse(content: bytes | memoryview) -> Any:
+    """Read the JSON of one frame."""
+    return canonical.decode(content, "a record of the journal", limit=MAX_RECORD)
+
+
+def join(records: Sequence[tuple[int, int, Any]]) -> bytes:
+    """Return the plain content of a RECORDS frame: [[sequence, type, value], ...]."""
+    return canonical.encode([list(record) for record in records])
+
+
+def split(content: bytes) -> list[SmallRecord]:
+    """Read what `join` wrote."""
+    value = canonical.decode(content, "records of the journal", limit=MAX_RECORDS)
+    if not isinstance(value, list):
+        raise FormatError("records of the journal are no list")
+    result: list[SmallRecord] = []
+    for item in value:
+        if not isinstance(item, list) or len(item) != 3 or type(item[0]) is not int:
+            raise FormatError("a record of the journal is not valid")
+        result.append(decode(*item))
+    return result

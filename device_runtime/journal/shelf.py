@@ -1,0 +1,148 @@
+"""The folder of segments: all state of the journal is derived from it.
+
+File names are the index; a header is read when something inside is needed, and it wins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from device_runtime.disk import Disk
+from device_runtime.errors import FormatError, JournalDamagedError
+from device_runtime.format.segment import (
+    MAX_HEADER,
+    TRAILER,
+    Header,
+    Lane,
+    Name,
+    open_header,
+    read_trailer,
+)
+
+_FIRST_READ = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class SealedInfo:
+    """One sealed or salvaged segment on the device."""
+
+    path: Path
+    device: str
+    epoch: str
+    lane: Lane
+    number: int
+    uid: str
+    first: int
+    last: int
+    hash: str
+    previous: str
+    bytes: int
+    salvage: bool
+    header: Header
+
+
+class Shelf:
+    """What lies in the folder.
+
+    Attributes:
+        folder: Where the segments lie.
+        opens: Open segments (of crashed processes, or of this one).
+        sizes: Every file of ours → bytes.
+    """
+
+    def __init__(self, disk: Disk, folder: Path) -> None:
+        self.disk, self.folder = disk, folder
+        self.sizes: dict[Name, int] = {}
+        self._infos: dict[Name, SealedInfo] = {}
+        for text in disk.list(folder):
+            name = Name.parse(text)
+            if name is not None and name.suffix == "tmp":
+                disk.unlink(folder / text)
+            elif name is not None:
+                self.sizes[name] = disk.size(folder / text)
+        self.used = sum(self.sizes.values())
+
+    def path(self, name: Name) -> Path:
+        """Return where a file lies."""
+        return self.folder / name.text()
+
+    def names(self, suffix: str) -> list[Name]:
+        """Return the files of one kind, sorted by epoch, lane and number."""
+        return sorted(name for name in self.sizes if name.suffix == suffix)
+
+    def put(self, name: Name, size: int) -> None:
+        """Note that a file is there with this size."""
+        self.used += size - self.sizes.get(name, 0)
+        self.sizes[name] = size
+
+    def drop(self, name: Name) -> None:
+        """Unlink a file; not durable before the folder is synced."""
+        self.disk.unlink(self.path(name))
+        self.used -= self.sizes.pop(name, 0)
+        self._infos.pop(name, None)
+
+    def set_aside(self, name: Name) -> None:
+        """Rename a damaged file, so that nobody reads it again; the quota takes it first."""
+        target = name._replace(suffix="damaged")
+        self.disk.rename(self.path(name), self.path(target))
+        self.put(target, self.sizes.get(name, 0))
+        self.used -= self.sizes.pop(name, 0)
+        self._infos.pop(name, None)
+
+    def info(self, name: Name) -> SealedInfo:
+        """Return what a sealed segment says about itself.
+
+        Raises:
+            JournalDamagedError: Its header or trailer cannot be read, or is another segment's.
+        """
+        known = self._infos.get(name)
+        if known is not None:
+            return known
+        path = self.path(name)
+        try:
+            header, digest = self._read(path)
+        except (FormatError, OSError) as error:
+            raise JournalDamagedError(f"{name.text()} cannot be read: {error}") from None
+        if (header.epoch, header.lane, header.number, header.uid) != name[:4]:
+            raise JournalDamagedError(f"{name.text()} holds another segment")
+        info = SealedInfo(
+            path=path,
+            device=header.device,
+            epoch=header.epoch,
+            lane=header.lane,
+            number=header.number,
+            uid=header.uid,
+            first=header.first,
+            last=header.last,
+            hash=digest,
+            previous=header.previous,
+            bytes=self.sizes[name],
+            salvage=header.reason == "crash",
+            header=header,
+        )
+        self._infos[name] = info
+        return info
+
+    def _read(self, path: Path) -> tuple[Header, str]:
+        with self.disk.open_read(path) as file:
+            start = file.read(_FIRST_READ)
+            try:
+                header = open_header(start).header
+            except FormatError:
+                if len(start) < _FIRST_READ:
+                    raise
+                header = open_header(start + file.read(MAX_HEADER)).header
+            end = file.seek(0, 2)
+            file.seek(max(0, end - TRAILER.size))
+            return header, read_trailer(file.read(TRAILER.size))[0].hex()
+
+    def newest(self, epoch: str, lane: Lane) -> Name | None:
+        """Return the newest sealed segment of a lane: it is never pruned or evicted."""
+        names = [n for n in self.names("seg") if n.epoch == epoch and n.lane == lane]
+        return names[-1] if names else None
+
+    def top(self, epoch: str, lane: Lane) -> int:
+        """Return the highest number that any file of a lane has; 0 if none."""
+        numbers = [n.number for n in self.sizes if n.epoch == epoch and n.lane == lane]
+        return max(numbers, default=0)
