@@ -259,7 +259,7 @@ def weak_spots(table: pa.Table, rows: Answered, schema: Schema, limit: int = 5) 
 def errors_of(rows: Answered, schema: Schema) -> Array | None:
     """Return one error per row: wrong (1) or not (0), or the absolute error."""
     if schema.task in ("binary", "classes"):
-        return (rows.truth != rows.label).astype(float)
+        return np.asarray(rows.truth != rows.label, np.float64)
     if rows.scores is None:
         return None
     if schema.task == "labels":
@@ -300,7 +300,7 @@ def _spots(
     n = np.bincount(codes, minlength=len(words))
     total = np.bincount(codes, wrong, len(words))
     squares = np.bincount(codes, wrong**2, len(words))
-    for code in np.flatnonzero((n >= SPOT_ROWS) & (len(wrong) - n >= SPOT_ROWS)):
+    for code in np.flatnonzero((n >= SPOT_ROWS) & (len(wrong) - n >= SPOT_ROWS)).tolist():
         inside, outside = int(n[code]), int(len(wrong) - n[code])
         here, rest = total[code] / inside, (total.sum() - total[code]) / outside
         spread = squares[code] / inside - here**2
