@@ -20,6 +20,7 @@ from edgepack.errors import StoreError
 from edgepack.registry import Registry, SegmentRow, Tombstone
 
 TOMBSTONES = "tombstones.ndjson"
+BACKUP_MARK = "backup.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,9 @@ def purge(
         Tombstone(row.hash, row.device, row.epoch, row.uid, row.first, row.last) for row in rows
     ]
     add_tombstones(disk, workspace, stones)
+    backup = Path(registry.get("backup_folder") or "/nowhere")
+    if disk.exists(backup / BACKUP_MARK):
+        add_tombstones(disk, backup, stones)
     registry.bury(stones)
     for row in rows:
         if row.path:

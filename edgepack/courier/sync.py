@@ -1,0 +1,290 @@
+"""The base's verb: import what came, acknowledge it, hand out the newest bundles.
+
+Order (found by a model, see docs/adr): enrolments → held → packs (each: archive, then registry) →
+reports → view → acks → bundles → delete packs that are registered → sync and read everything back.
+A stick that is pulled at any moment leaves this base whole and the stick usable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from device_runtime.clock import Clock
+from device_runtime.courier.stick import Stick, file_chunks
+from device_runtime.crypt import Identity
+from device_runtime.disk import Disk
+from device_runtime.errors import EdgepackError, StickFullError
+from device_runtime.format.stick import bundle_path, parse_bundle_name
+from edgepack.courier.acks import has_backup, read_reports, write_acks
+from edgepack.courier.importer import Importer, Tally, clean_stick
+from edgepack.fleet import devices as fleet
+from edgepack.fleet.devices import NewDevice
+from edgepack.registry import BundleRow, Registry
+from edgepack.store.archive import Archive
+from edgepack.workspace import Workspace
+
+DOWNGRADE = ".downgrade"
+
+
+class RingLike(Protocol):
+    """What a sync needs of the key ring."""
+
+    def journal_secrets(self) -> dict[str, bytes]:
+        """Recipient id → secret of every journal key at hand."""
+        ...
+
+    def identity(self) -> Identity:
+        """The base's own keys: they sign acks."""
+        ...
+
+
+@dataclass(slots=True)
+class SyncResult:
+    """What came, what went, and whether the stick may be pulled.
+
+    Attributes:
+        tally: What was imported.
+        acks: Acks on the stick.
+        bundles: Bundles on the stick for devices of this base, as `name version`.
+        removed: Packs that were deleted from the stick.
+        new_devices: Devices that wait for `accept`.
+        accepted: Names that were accepted now.
+        view_rows: Rows that were appended to the tables.
+        verified: Whether what was written was read back from the medium.
+        lines: Everything else that a person should know, one line each.
+        dry_run: Nothing was written anywhere.
+        archive_only: Acks do not wait for a backup, because none was ever made.
+    """
+
+    tally: Tally
+    acks: int = 0
+    bundles: list[str] = field(default_factory=list)
+    removed: int = 0
+    new_devices: list[NewDevice] = field(default_factory=list)
+    accepted: list[str] = field(default_factory=list)
+    view_rows: int = 0
+    verified: bool = False
+    lines: list[str] = field(default_factory=list)
+    dry_run: bool = False
+    archive_only: bool = False
+
+    def came(self) -> str:
+        """Return the line that says what came."""
+        tally = self.tally
+        if not tally.segments:
+            what = "nothing new"
+        else:
+            labels = f" and {tally.labels:,} labels" if tally.labels else ""
+            who = ", ".join(sorted(tally.devices)) or "held journals"
+            what = f"{tally.rows:,} rows{labels} in {tally.segments} segments from {who}"
+        extra = [
+            f"{count} {word}"
+            for count, word in ((tally.held, "held"), (tally.quarantined, "quarantined"))
+            if count
+        ]
+        return "came: " + "; ".join([what, *extra])
+
+    def went(self) -> str:
+        """Return the line that says what went, and whether the stick may be pulled."""
+        if self.dry_run:
+            return "went: nothing, this was a dry run; the stick may be removed"
+        parts = [f"acks for {self.acks} devices" if self.acks != 1 else "acks for 1 device"]
+        parts += self.bundles
+        medium = "" if self.verified else " (not verified on the medium)"
+        return f"went: {', '.join(parts)}; safe to remove{medium}"
+
+    def next(self) -> str:
+        """Return what to do now."""
+        if self.new_devices:
+            name = self.new_devices[0].name
+            return f"compare the words, then: edgepack sync STICK --accept {name}"
+        return "carry the stick to the devices"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object of `--json`."""
+        tally = self.tally
+        return {
+            "imported": tally.rows,
+            "records": tally.records,
+            "segments": tally.segments,
+            "labels": tally.labels,
+            "duplicates": tally.duplicates,
+            "held": tally.held,
+            "quarantined": tally.quarantined,
+            "acks": self.acks,
+            "bundles": self.bundles,
+            "packs_removed": self.removed,
+            "devices": sorted(tally.devices),
+            "accepted": self.accepted,
+            "new_devices": [
+                {"id": item.id, "name": item.name, "words": item.words, "note": item.note}
+                for item in self.new_devices
+            ],
+            "view_rows": self.view_rows,
+            "verified_on_medium": self.verified,
+            "safe_to_remove": True,
+            "dry_run": self.dry_run,
+            "lines": self.lines,
+        }
+
+
+Ask = Callable[[NewDevice], bool]
+
+
+def sync(
+    ws: Workspace,
+    ring: RingLike,
+    stick_path: Path,
+    *,
+    accept: Sequence[str] = (),
+    dry_run: bool = False,
+    clock: Clock,
+    ask: Ask | None = None,
+    disk: Disk | None = None,
+) -> SyncResult:
+    """Do everything that a plugged-in stick is there for.
+
+    Args:
+        ws: The workspace.
+        ring: Its keys.
+        stick_path: Where the stick is mounted.
+        accept: Names or ids of new devices whose words were compared.
+        dry_run: Verify and count; write neither here nor on the stick.
+        clock: Says when; nothing hangs on it.
+        ask: Decides about new devices on a terminal.
+        disk: What the stick is written through; as the workspace when None.
+
+    Raises:
+        StickError: The stick was pulled, is full, read-only, or lies. What was read is imported.
+        DeviceUnknownError: `accept` names nobody who enrolled.
+        BusyError: Another command is changing the workspace.
+    """
+    with (
+        ws.lock(),
+        Registry.open(ws.registry) as registry,
+        Stick.open(stick_path, disk or ws.disk, write=not dry_run) as stick,
+    ):
+        importer = Importer(ws, registry, ring.journal_secrets(), clock, dry_run=dry_run)
+        result = SyncResult(importer.tally, dry_run=dry_run)
+        _enrol(result, registry, stick, accept, ask, clock)
+        importer.import_held()
+        importer.import_stick(stick)
+        base = "" if dry_run else ring.identity().public.id
+        _, lines = read_reports(stick, registry, base, clock, dry_run=dry_run)
+        result.lines += importer.tally.lines + lines
+        if not dry_run:
+            _view(result, ws, registry, ring)
+            _write(result, ws, registry, ring.identity(), stick)
+            result.verified = stick.finish()
+            registry.set("synced_at", str(clock.wall_ns()))
+    return result
+
+
+def _enrol(
+    result: SyncResult,
+    registry: Registry,
+    stick: Stick,
+    names: Sequence[str],
+    ask: Ask | None,
+    clock: Clock,
+) -> None:
+    waiting, lines = fleet.read_enrolments(stick, registry, clock, dry_run=result.dry_run)
+    result.lines += lines
+    if result.dry_run:
+        result.new_devices = waiting
+        return
+    for name in names:
+        result.accepted.append(fleet.accept(registry, name, clock).name)
+    for item in waiting:
+        if item.name in result.accepted:
+            continue
+        if ask is not None and ask(item):
+            result.accepted.append(fleet.accept(registry, item.id, clock).name)
+        else:
+            result.new_devices.append(item)
+
+
+def _view(result: SyncResult, ws: Workspace, registry: Registry, ring: RingLike) -> None:
+    """Bring the tables up to date. A view that fails stops nothing: it can be made again."""
+    from edgepack.store.table import catch_up
+
+    try:
+        archive = Archive(ws.archive, ws.disk)
+        result.view_rows = catch_up(ws, registry, archive, ring)
+    except EdgepackError as error:
+        result.lines.append(f"the table was not brought up to date: {error.what}; {error.next}")
+
+
+def _write(
+    result: SyncResult, ws: Workspace, registry: Registry, identity: Identity, stick: Stick
+) -> None:
+    offered: Mapping[str, set[str]] = result.tally.hashes
+    done = result.tally.done
+    result.archive_only = not has_backup(registry)
+    try:
+        result.acks = write_acks(stick, registry, identity, offered)
+    except StickFullError:
+        # Full of packs that are registered: devices keep theirs until an ack, so these may go.
+        result.removed += clean_stick(stick, done)
+        done = []
+        result.acks = write_acks(stick, registry, identity, offered)
+    for item in result.tally.devices:
+        device = registry.find_device(item)
+        if device is not None and device.state == "accepted":
+            stick.remove(f"enrol/{device.device}.json")
+    _put_bundles(result, ws, registry, stick)
+    _put_tokens(result, ws, stick)
+    result.removed += clean_stick(stick, done)
+
+
+def _put_bundles(result: SyncResult, ws: Workspace, registry: Registry, stick: Stick) -> None:
+    for name in sorted({device.bundle for device in registry.devices("accepted")}):
+        newest = registry.newest_bundle(name)
+        if newest is None:
+            continue
+        path = ws.root / newest.path
+        if not ws.disk.exists(path):
+            result.lines.append(f"{newest.path} is missing: sign {name} again")
+            continue
+        try:
+            _put_bundle(ws, stick, newest, path)
+        except StickFullError as error:
+            result.lines.append(f"{error.what}; {error.next}")
+            continue
+        result.bundles.append(f"{name} {newest.version}")
+        _remove_older(registry, stick, newest)
+
+
+def _put_bundle(ws: Workspace, stick: Stick, bundle: BundleRow, path: Path) -> None:
+    relative = bundle_path(bundle.name, bundle.version)
+    hasher, size = hashlib.sha256(), 0
+    for piece in file_chunks(ws.disk, path):
+        hasher.update(piece)
+        size += len(piece)
+    if not stick.holds(relative, hasher.digest(), size):
+        stick.put(relative, file_chunks(ws.disk, path), size)
+
+
+def _put_tokens(result: SyncResult, ws: Workspace, stick: Stick) -> None:
+    """Emergency downgrade tokens travel beside the bundles; a replay of one does nothing."""
+    for file in ws.disk.list(ws.out):
+        if file.endswith(DOWNGRADE):
+            data = ws.disk.read(ws.out / file)
+            if stick.holds(f"bundles/{file}", hashlib.sha256(data).digest(), len(data)):
+                continue
+            if not stick.put_if_room(f"bundles/{file}", data):
+                result.lines.append(f"no room on the stick for {file}")
+
+
+def _remove_older(registry: Registry, stick: Stick, newest: BundleRow) -> None:
+    """Remove older versions that were signed here; a stranger's files stay."""
+    ours = {row.version for row in registry.bundles(newest.name)}
+    for file in stick.files("bundles"):
+        parsed = parse_bundle_name(file)
+        older = parsed is not None and parsed[0] == newest.name and parsed[1] < newest.version
+        if older and parsed is not None and parsed[1] in ours:
+            stick.remove(f"bundles/{file}")
