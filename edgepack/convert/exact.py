@@ -1,10 +1,17 @@
-"""Converters of our own, where skl2onnx lacks one or is not exact."""
+"""Converters of our own, where skl2onnx lacks one or is not exact: trees of every kind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+
+from edgepack.convert.forest import Tree, attributes, histogram_tree, sklearn_tree
+from edgepack.errors import ConversionError
+
+ML = "ai.onnx.ml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,4 +29,181 @@ class Converters:
 
 def converters() -> Converters:
     """Return the converters of our own."""
-    return Converters()
+    from sklearn import ensemble, tree
+
+    table = Converters()
+    for kind in (ensemble.HistGradientBoostingClassifier, ensemble.HistGradientBoostingRegressor):
+        table.convert[kind] = _histogram
+    for kind in (
+        ensemble.RandomForestClassifier,
+        ensemble.RandomForestRegressor,
+        ensemble.ExtraTreesClassifier,
+        ensemble.ExtraTreesRegressor,
+        tree.DecisionTreeClassifier,
+        tree.DecisionTreeRegressor,
+        tree.ExtraTreeClassifier,
+        tree.ExtraTreeRegressor,
+    ):
+        table.convert[kind] = _forest
+    return table
+
+
+class _Graph:
+    """Shorthand over skl2onnx's scope and container."""
+
+    def __init__(self, scope: Any, container: Any) -> None:
+        self._scope = scope
+        self._container = container
+
+    def node(
+        self,
+        kind: str,
+        inputs: Sequence[str],
+        output: str | None = None,
+        *,
+        domain: str = "",
+        version: int | None = None,
+        **given: Any,
+    ) -> str:
+        """Add a node; return the name of its output."""
+        out = output or self._scope.get_unique_variable_name(kind.lower())
+        self._container.add_node(
+            kind,
+            list(inputs),
+            [out],
+            op_domain=domain,
+            op_version=version,
+            name=self._scope.get_unique_operator_name(kind),
+            **given,
+        )
+        return str(out)
+
+    def constant(self, values: Any, dtype: Any) -> str:
+        """Add a constant tensor; return its name."""
+        from onnx import TensorProto, numpy_helper
+
+        name = str(self._scope.get_unique_variable_name("constant"))
+        array = np.asarray(values)
+        if dtype is str:
+            data = [str(item).encode() for item in array.ravel()]
+            self._container.add_initializer(name, TensorProto.STRING, list(array.shape), data)
+        else:
+            tensor = numpy_helper.from_array(array.astype(dtype), name)
+            self._container.add_initializer(name, tensor.data_type, list(array.shape), tensor)
+        return name
+
+
+def _input(graph: _Graph, operator: Any) -> tuple[str, bool]:
+    """Return (name of the one input matrix, whether it is double); integers become float."""
+    from onnx import TensorProto
+    from skl2onnx.common import data_types
+
+    if len(operator.inputs) != 1:
+        raise ConversionError(f"{type(operator.raw_operator).__name__} wants one input matrix")
+    name = operator.inputs[0].full_name
+    kind = operator.inputs[0].type
+    if isinstance(kind, data_types.DoubleTensorType):
+        return name, True
+    if not isinstance(kind, data_types.FloatTensorType):
+        name = graph.node("Cast", [name], version=13, to=TensorProto.FLOAT)
+    return name, False
+
+
+def _sum(
+    graph: _Graph, x: str, trees: Sequence[Tree], targets: int, base: Sequence[float], double: bool
+) -> str:
+    """Add the ensemble; its answer is float32 [n, targets], whatever goes in."""
+    return graph.node(
+        "TreeEnsembleRegressor",
+        [x],
+        domain=ML,
+        version=3 if double else 1,
+        **attributes(trees, targets, base, double=double),
+    )
+
+
+def _classify(graph: _Graph, operator: Any, chances: str, classes: Any) -> None:
+    """Name the probabilities, and the label: the first of the largest, as `argmax` says it."""
+    label, scores = (item.full_name for item in operator.outputs[:2])
+    graph.node("Identity", [chances], scores, version=13)
+    best = graph.node("ArgMax", [chances], version=13, axis=1, keepdims=0)
+    text = np.asarray(classes).dtype.kind in "OUS"
+    names = graph.constant(classes, str if text else np.int64)
+    graph.node("Gather", [names, best], label, version=13, axis=0)
+
+
+def _both(graph: _Graph, positive: str) -> str:
+    """Return [1 - p, p] of p [n, 1]."""
+    one = graph.constant([1.0], np.float32)
+    negative = graph.node("Sub", [one, positive], version=14)
+    return graph.node("Concat", [negative, positive], version=13, axis=1)
+
+
+def _histogram(scope: Any, operator: Any, container: Any) -> None:
+    """HistGradientBoosting: classifier and regressor, missing values and categories included."""
+    model = operator.raw_operator
+    graph = _Graph(scope, container)
+    x, double = _input(graph, operator)
+    base = np.ravel(model._baseline_prediction).tolist()  # noqa: SLF001
+    width = len(model._predictors[0])  # noqa: SLF001
+    if getattr(model, "is_categorical_", None) is not None:
+        from edgepack.convert.categories import split_categories
+
+        x, trees = split_categories(graph, model, x, double=double)
+    else:
+        trees = [
+            histogram_tree(predictor.nodes, target)
+            for stage in model._predictors  # noqa: SLF001
+            for target, predictor in enumerate(stage)
+        ]
+    raw = _sum(graph, x, trees, width, base, double)
+    if hasattr(model, "classes_"):
+        if width == 1:
+            chances = _both(graph, graph.node("Sigmoid", [raw], version=13))
+        else:
+            chances = graph.node("Softmax", [raw], version=13, axis=1)
+        _classify(graph, operator, chances, model.classes_)
+        return
+    link = type(model._loss.link).__name__  # noqa: SLF001
+    kinds = {"IdentityLink": "Identity", "LogLink": "Exp"}
+    if link not in kinds:
+        raise ConversionError(f"a {type(model).__name__} with {link} has no converter")
+    graph.node(kinds[link], [raw], operator.outputs[0].full_name, version=13)
+
+
+def _forest(scope: Any, operator: Any, container: Any) -> None:
+    """Single trees and forests: classifier and regressor, trained with missing values or not."""
+    from onnx import TensorProto
+
+    model = operator.raw_operator
+    graph = _Graph(scope, container)
+    x, double = _input(graph, operator)
+    if double:  # scikit-learn's trees compare in float32 themselves
+        x = graph.node("Cast", [x], version=13, to=TensorProto.FLOAT)
+    members = list(getattr(model, "estimators_", [model]))
+    if getattr(model, "n_outputs_", 1) != 1:
+        raise ConversionError(
+            f"a {type(model).__name__} with several targets is not converted",
+            next="wrap it: MultiOutputClassifier or MultiOutputRegressor",
+        )
+    classified = hasattr(model, "classes_")
+    trees = [sklearn_tree(one.tree_, _node_values(one.tree_, classified)) for one in members]
+    if classified and len(model.classes_) == 2:
+        trees = [sklearn_tree(one.tree_, _node_values(one.tree_, True)[:, 1:]) for one in members]
+    width = trees[0].value.shape[1]
+    total = _sum(graph, x, trees, width, (), double=False)
+    count = graph.constant([float(len(members))], np.float32)
+    mean = graph.node("Div", [total, count], version=14) if len(members) > 1 else total
+    if classified:
+        chances = _both(graph, mean) if width == 1 else mean
+        _classify(graph, operator, chances, model.classes_)
+    else:
+        graph.node("Identity", [mean], operator.outputs[0].full_name, version=13)
+
+
+def _node_values(tree: Any, classified: bool) -> np.ndarray[Any, Any]:
+    values = np.asarray(tree.value[:, 0, :], np.float64)
+    if not classified:
+        return values
+    totals = values.sum(axis=1, keepdims=True)
+    return np.asarray(values / np.where(totals == 0, 1.0, totals))

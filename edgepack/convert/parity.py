@@ -198,9 +198,11 @@ def compare_all(
         for start in range(0, len(held), ROWS):
             part = held.iloc[start : start + ROWS]
             _compare(official, device, schema, ask, ("held-out", "", start), part, report)
-        made = hostile_rows(schema, held, thresholds_of(model))
-        for kind, column, rows in made:
-            _compare(official, device, schema, ask, (kind, column, 0), rows, report)
+        made = list(hostile_rows(schema, held, thresholds_of(model)))
+        voices = (official, device, schema, ask)
+        if not _compare_at_once(voices, made, report):
+            for kind, column, rows in made:
+                _compare(*voices, (kind, column, 0), rows, report)
     finally:
         device.close()
     return report
@@ -222,6 +224,43 @@ def _same_bits(one: Scored, two: Scored) -> bool:
     if one.scores is None or two.scores is None:
         return one.scores is two.scores
     return one.scores.tobytes() == two.scores.tobytes()
+
+
+def _compare_at_once(
+    voices: tuple[Any, Any, Schema, ORIGINAL | None],
+    made: Sequence[tuple[str, str, pd.DataFrame]],
+    report: Report,
+) -> bool:
+    """Compare all hostile rows in one call, which is many times quicker; False if refused."""
+    import pandas as pd
+
+    official, device, schema, ask = voices
+    whole = pd.concat([rows for _, _, rows in made], ignore_index=True)
+    try:
+        with np.errstate(all="ignore"):
+            want = ask(whole) if ask is not None else None
+    except (ValueError, TypeError, OverflowError):
+        return False
+    got = run_official(official, schema, whole)
+    theirs = device_scored(device, schema, whole)
+    report.device_rows += len(whole)
+    if not _same_bits(got, theirs):
+        report.device_different += _count_different(got, theirs)
+    start = 0
+    for kind, column, rows in made:
+        part = slice(start, start + len(rows))
+        start += len(rows)
+        group = report.groups.setdefault(kind, Group())
+        group.rows += len(rows)
+        if want is not None:
+            _judge(schema, _part(want, part), _part(got, part), (kind, column, 0), group, report)
+        if kind == "one row":
+            _compare(*voices, (kind, column, 0), rows, report)
+    return True
+
+
+def _part(scored: Scored, part: slice) -> Scored:
+    return Scored(scored.label[part], None if scored.scores is None else scored.scores[part])
 
 
 def _compare(
