@@ -85,6 +85,7 @@ class VerifiedBundle:
         policy: policy.json, as it came along; None if it brought none.
         revoked_keys: Revoked by the root or by this bundle.
         revoked_digests: Revoked by the root or by this bundle.
+        stopped_digests: Revoked ones that must not run even as a last resort.
         signers: Ids of the keys that signed targets.json.
         limits: The policy that it was verified under.
     """
@@ -107,6 +108,7 @@ class VerifiedBundle:
     policy: Policy | None
     revoked_keys: frozenset[str]
     revoked_digests: frozenset[str]
+    stopped_digests: frozenset[str]
     signers: tuple[str, ...]
     limits: Policy
 
@@ -186,6 +188,7 @@ def verify(
             policy=carried,
             revoked_keys=facts.revoked_keys | targets.revoked_keys,
             revoked_digests=facts.revoked_digests | targets.revoked_digests,
+            stopped_digests=facts.stopped_digests | targets.stopped_digests,
             signers=signers,
             limits=policy,
         )

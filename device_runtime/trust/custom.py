@@ -37,6 +37,7 @@ class Targets:
         roots: Version → digest of every root that the bundle carries.
         revoked_keys: Key ids that no slot may rely on any more.
         revoked_digests: Bundle digests that must not be installed or run.
+        stopped_digests: Revoked ones that must not run even as a last resort.
     """
 
     version: int
@@ -49,6 +50,7 @@ class Targets:
     roots: Mapping[int, str]
     revoked_keys: frozenset[str]
     revoked_digests: frozenset[str]
+    stopped_digests: frozenset[str]
 
     @property
     def installed(self) -> Mapping[str, Target]:
@@ -91,6 +93,7 @@ def read_targets(signed: Mapping[str, Any]) -> Targets:
             roots={int(version): _digest(item) for version, item in custom["roots"].items()},
             revoked_keys=hex_set(custom.get("revoked_keys", [])),
             revoked_digests=hex_set(custom.get("revoked_digests", [])),
+            stopped_digests=hex_set(custom.get("stopped_digests", [])),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"targets.json does not follow its format: {error!r}") from None

@@ -68,6 +68,7 @@ class RootFacts:
         floor_reset: Value that this root sets the time floor to, or None.
         revoked_keys: Key ids that no slot may rely on any more.
         revoked_digests: Bundle digests that must not be installed or run.
+        stopped_digests: Revoked ones that must not run even as a last resort.
     """
 
     version: int
@@ -76,6 +77,7 @@ class RootFacts:
     floor_reset: int | None
     revoked_keys: frozenset[str]
     revoked_digests: frozenset[str]
+    stopped_digests: frozenset[str]
 
 
 def encode_signed(value: object) -> bytes:
@@ -223,6 +225,7 @@ def root_facts(root: bytes) -> RootFacts:
             floor_reset=None if reset is None else _whole(reset),
             revoked_keys=hex_set(custom.get("revoked_keys", [])),
             revoked_digests=hex_set(custom.get("revoked_digests", [])),
+            stopped_digests=hex_set(custom.get("stopped_digests", [])),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"the root does not follow its format: {error!r}") from None

@@ -100,7 +100,7 @@ def rotate(ws: Any, ring: Ring, role: str, *, clock: Clock) -> Outcome:
     return Outcome(ring.folder / "ring.json", complete=True, missing=(), what=what)
 
 
-def revoke(ws: Any, ring: Ring, what: str, *, clock: Clock) -> Outcome:
+def revoke(ws: Any, ring: Ring, what: str, *, clock: Clock, stop: bool = False) -> Outcome:
     """Revoke a key or a bundle, in a new root.
 
     A revoked key of a role is replaced at once. Every installed bundle that it signed is passed
@@ -111,6 +111,7 @@ def revoke(ws: Any, ring: Ring, what: str, *, clock: Clock) -> Outcome:
         ring: Its keys.
         what: A key id (8 characters or more), `NAME-VERSION`, or a bundle digest.
         clock: For the time in the new root.
+        stop: A revoked bundle must not run even where nothing else can.
 
     Raises:
         UsageError: Nothing here is called so.
@@ -120,7 +121,9 @@ def revoke(ws: Any, ring: Ring, what: str, *, clock: Clock) -> Outcome:
         bundles = {f"{row.name}-{row.version}": row.digest for row in registry.bundles()}
     digests = {d for name, d in bundles.items() if what in (name, d)}
     if digests:
-        change = roles.Change({}, revoke_digests=frozenset(digests))
+        gone = frozenset(digests)
+        ended = gone if stop else frozenset()
+        change = roles.Change({}, revoke_digests=gone, stop_digests=ended)
         return _make_root(ws, ring, root, change, now)
     current = roles.root_keyids(root)
     known = {key.id for key in ring.keys} | {keyid for ids in current.values() for keyid in ids}
@@ -169,6 +172,8 @@ def downgrade(ws: Any, ring: Ring, name: str, version: int, *, clock: Clock) -> 
             f"{name} {version} is not an older signed bundle", next="see: edgepack status"
         )
     newest, older = rows[max(rows)], rows[version]
+    if older.digest in quorum.root_facts(roles.newest_root(ws)).revoked_digests:
+        raise UsageError(f"{name} {version} is revoked", next="go back to another version")
     token = Token(
         name,
         newest.version,

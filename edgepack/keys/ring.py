@@ -117,6 +117,29 @@ def read_public(folder: Path, disk: Disk | None = None) -> PublicRing:
         raise KeyringError(f"{path} is damaged: {error}", next=_RESTORE) from None
 
 
+def key_files(folder: Path, disk: Disk | None = None) -> tuple[KeyFile, ...]:
+    """Return every key file in a folder, oldest first; nothing is decrypted.
+
+    Raises:
+        KeyringError: One of them is damaged.
+    """
+    disk = disk or RealDisk()
+    found = []
+    for name in disk.list(folder):
+        if not name.endswith(".key"):
+            continue
+        path = folder / name
+        try:
+            body = canonical.decode(disk.read(path, 1 << 20), name)
+            if (body["format"], body["version"]) != ("edgepack-key", VERSION):
+                raise KeyringError(f"{path} is not a key file that this edgepack reads")
+            key = KeyFile(path, body["role"], body["kind"], body["id"], body["created"], body)
+        except (FormatError, KeyError, TypeError) as error:
+            raise KeyringError(f"{path} is damaged: {error}", next=_RESTORE) from None
+        found.append(key)
+    return tuple(sorted(found, key=lambda key: (key.created, key.role, key.kind, key.id)))
+
+
 class Ring:
     """An opened key ring."""
 
@@ -126,7 +149,7 @@ class Ring:
         self._passphrase = passphrase
         self._masters: dict[str, bytes] = {}
         self._secrets: dict[Path, bytes] = {}
-        self.keys = self._read_keys()
+        self.keys = key_files(self.folder, self.disk)
 
     @classmethod
     def create(
@@ -242,7 +265,7 @@ class Ring:
         """
         drawn = tuple(_draw(kind) for kind in FAMILIES.get(role, (role,)))
         files = tuple(self._write_key(role, *parts, now) for parts in drawn)
-        self.keys = self._read_keys()
+        self.keys = key_files(self.folder, self.disk)
         return files
 
     def secret(self, key: KeyFile) -> bytes:
@@ -301,23 +324,6 @@ class Ring:
         key = KeyFile(path, role, kind, keyid, now, body)
         self.keys = (*self.keys, key)
         return key
-
-    def _read_keys(self) -> tuple[KeyFile, ...]:
-        found = []
-        for name in self.disk.list(self.folder):
-            if not name.endswith(".key"):
-                continue
-            path = self.folder / name
-            try:
-                body = canonical.decode(self.disk.read(path, 1 << 20), name)
-                if (body["format"], body["version"]) != ("edgepack-key", VERSION):
-                    raise KeyringError(f"{path} is not a key file that this edgepack reads")
-                found.append(
-                    KeyFile(path, body["role"], body["kind"], body["id"], body["created"], body)
-                )
-            except (FormatError, KeyError, TypeError) as error:
-                raise KeyringError(f"{path} is damaged: {error}", next=_RESTORE) from None
-        return tuple(sorted(found, key=lambda key: (key.created, key.role, key.kind, key.id)))
 
 
 _LIMITS = {"n": 1 << 17, "r": 8, "p": 4}

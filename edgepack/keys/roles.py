@@ -68,13 +68,15 @@ class Change:
     Attributes:
         keys: Role (`root`, `targets`, `release`) → its new public keys; others stay.
         revoke_keys: Key ids that no installed slot may rely on any more.
-        revoke_digests: Bundle digests that must not run.
+        revoke_digests: Bundle digests that must not be installed, and not run while another can.
+        stop_digests: Those of them that must not run even as a last resort.
         floor_reset: Value that devices set their time floor to, unix seconds; None: leave it.
     """
 
     keys: Mapping[str, tuple[Key, ...]]
     revoke_keys: frozenset[str] = frozenset()
     revoke_digests: frozenset[str] = frozenset()
+    stop_digests: frozenset[str] = frozenset()
     floor_reset: int | None = None
 
 
@@ -104,8 +106,13 @@ def new_root(previous: bytes | None, change: Change, now: int) -> Metadata[Root]
     custom: dict[str, Any] = {"v": 1, "issued": now}
     revoked_keys = change.revoke_keys | (facts.revoked_keys if facts else frozenset())
     revoked_digests = change.revoke_digests | (facts.revoked_digests if facts else frozenset())
-    custom["revoked_keys"] = sorted(revoked_keys)
-    custom["revoked_digests"] = sorted(revoked_digests)
+    stopped = change.stop_digests | (facts.stopped_digests if facts else frozenset())
+    lists = {
+        "revoked_keys": revoked_keys,
+        "revoked_digests": revoked_digests,
+        "stopped_digests": stopped,
+    }
+    custom.update((name, sorted(items)) for name, items in lists.items() if items)
     if change.floor_reset is not None:
         custom["floor_reset"] = change.floor_reset
     root.unrecognized_fields[quorum.CUSTOM] = custom

@@ -1,0 +1,214 @@
+"""A kit: the one file that a new device is initialised with.
+
+It is a container like a bundle: `metadata/kit.json` (signed by the targets quorum of the newest
+root beside it), every root, `payload/policy.json`, and optionally a bundle and wheels. The
+signature says that the kit is whole and of one piece. That it is the *right* kit says only a
+person: the eight words of the file's SHA-256, read out at the base and typed at the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from device_runtime import policy as policies
+from device_runtime.disk import Disk
+from device_runtime.errors import FormatError, RootChainError, UnsupportedVersionError
+from device_runtime.format import canonical, words
+from device_runtime.format.manifest import NAME
+from device_runtime.policy import Policy
+from device_runtime.trust import quorum
+from device_runtime.trust.custom import Target, file_name
+from device_runtime.trust.source import CHUNK, Source, open_source, write_file
+
+KIND = "edgepack-kit"
+VERSION = 1
+KIT = "kit.json"
+POLICY = "policy.json"
+_ROOT = re.compile(r"([1-9][0-9]{0,5})\.root\.json")
+_LIMITS = Policy("kit")  # what is accepted before there is a policy
+
+
+@dataclass(frozen=True)
+class Kit:
+    """A kit whose signatures and digests of small files hold.
+
+    Attributes:
+        path: The file.
+        kit_id: Random id, 32 hex: one kit is for one device.
+        device_name: How the base calls the device.
+        device_class: Kind of device.
+        bundle_name: The one bundle name that this device will run.
+        floor: First time floor; unix seconds.
+        roots: Every root, version → bytes.
+        policy: What the device accepts from now on.
+        words: Eight words of the file's SHA-256, joined by a space.
+        bundle: Name of the bundle that came along, for `extract`; None without.
+        wheels: Names of the wheels that came along.
+        files: Name → length and digest of everything in `payload/`.
+    """
+
+    path: Path
+    kit_id: str
+    device_name: str
+    device_class: str
+    bundle_name: str
+    floor: int
+    roots: Mapping[int, bytes]
+    policy: Policy
+    words: str
+    bundle: str | None
+    wheels: tuple[str, ...]
+    files: Mapping[str, Target]
+
+    def extract(self, disk: Disk, name: str, target: Path) -> None:
+        """Copy a file out of the kit, hashing while copying; it is synced when this returns.
+
+        Raises:
+            DigestMismatchError, LengthMismatchError, FormatError: It is not what was signed.
+            OSError: The medium cannot be read, or the disk not written.
+        """
+        with open_source(disk, self.path, _LIMITS) as source:
+            fill = partial(source.stream, f"payload/{name}", self.files[name])
+            write_file(disk, target, fill)
+        disk.fsync_dir(target.parent)
+
+
+def read_kit(disk: Disk, path: Path) -> Kit:
+    """Read a kit and verify that it is of one piece. Nothing is trusted before its words match.
+
+    Raises:
+        FormatError: It does not follow docs/FORMAT-kit.md.
+        VerificationError: It is not signed by the quorum of its own newest root.
+        OSError: The medium cannot be read.
+    """
+    with open_source(disk, path, _LIMITS) as source:
+        roots, document = _metadata(source)
+        newest = quorum.read_document(roots[max(roots)], "the kit's root", "root")
+        _self_signed(roots)
+        quorum.signers(document, "targets", newest.signed, _LIMITS.families, KIT)
+        said = document.signed
+        files = _files(said)
+        if set(files) != set(source.index.names("payload")):
+            raise FormatError("the kit holds other files than it lists")
+        limit = _LIMITS.max_json_bytes
+        raw_policy = source.verified(f"payload/{POLICY}", files[POLICY], limit)
+        policy = policies.from_json(canonical.decode(raw_policy, POLICY, limit=limit))
+    digest = hashlib.sha256()
+    with disk.open_read(path) as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    bundles = [name for name in files if name.endswith(".edgepack")]
+    kit = Kit(
+        path=path,
+        kit_id=_text(said, "kit"),
+        device_name=_text(said, "device"),
+        device_class=_text(said, "class"),
+        bundle_name=_text(said, "bundle"),
+        floor=_whole(said, "floor"),
+        roots=roots,
+        policy=policy,
+        words=words.words(digest.digest()),
+        bundle=bundles[0] if bundles else None,
+        wheels=tuple(sorted(name for name in files if name.endswith(".whl"))),
+        files=files,
+    )
+    if len(bundles) > 1 or not NAME.fullmatch(kit.bundle_name) or len(kit.kit_id) != 32:
+        raise FormatError(f"{KIT} does not follow its format")
+    if policy.device_class != kit.device_class:
+        raise FormatError("the kit's policy is for another class of device")
+    return kit
+
+
+def kit_signed(
+    *,
+    kit_id: str,
+    device: str,
+    device_class: str,
+    bundle: str,
+    floor: int,
+    issued: int,
+    roots: Mapping[int, bytes],
+    files: Mapping[str, Target],
+) -> dict[str, Any]:
+    """Return the `signed` part of kit.json."""
+    return {
+        "_type": KIND,
+        "version": VERSION,
+        "kit": kit_id,
+        "device": device,
+        "class": device_class,
+        "bundle": bundle,
+        "floor": floor,
+        "issued": issued,
+        "roots": {str(version): quorum.root_sha256(data) for version, data in roots.items()},
+        "files": {
+            name: {"length": item.length, "sha256": item.sha256} for name, item in files.items()
+        },
+    }
+
+
+def _metadata(source: Source) -> tuple[dict[int, bytes], quorum.Document]:
+    names = source.index.names("metadata")
+    if KIT not in names:
+        raise FormatError("this is not a kit: it has no metadata/kit.json")
+    limit = quorum.MAX_DOCUMENT
+    roots = {
+        int(found[1]): source.small(f"metadata/{name}", limit)
+        for name in names
+        if (found := _ROOT.fullmatch(name))
+    }
+    if sorted(roots) != list(range(1, len(roots) + 1)) or len(roots) + 1 != len(names):
+        raise RootChainError("the kit does not carry exactly the roots 1, 2, 3 …")
+    document = quorum.read_document(source.small(f"metadata/{KIT}", limit), KIT, KIND)
+    said = {str(version): quorum.root_sha256(data) for version, data in roots.items()}
+    if not roots or document.signed.get("roots") != said:
+        raise RootChainError("the roots of the kit are not those that it was signed with")
+    if document.signed.get("version") != VERSION:
+        raise UnsupportedVersionError(f"{KIT} is of another version than this program reads")
+    return roots, document
+
+
+def _self_signed(roots: Mapping[int, bytes]) -> None:
+    """The newest root is signed by its own keys; signatures of the root before are left aside."""
+    version = max(roots)
+    document = quorum.read_document(roots[version], f"root {version}", "root")
+    try:
+        keyids = set(document.signed["roles"]["root"]["keyids"])
+    except (KeyError, TypeError) as error:
+        raise FormatError(f"root {version} does not follow its format: {error!r}") from None
+    kept = {keyid: sig for keyid, sig in document.signatures.items() if keyid in keyids}
+    mine = quorum.Document(document.signed, document.payload, kept, document.raw)
+    quorum.signers(mine, "root", document.signed, _LIMITS.families, f"root {version}")
+
+
+def _files(said: Mapping[str, Any]) -> dict[str, Target]:
+    try:
+        files = {
+            file_name(name): Target(_whole(item, "length"), _text(item, "sha256"))
+            for name, item in said["files"].items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(f"{KIT} does not follow its format: {error!r}") from None
+    if POLICY not in files:
+        raise FormatError(f"the kit has no payload/{POLICY}")
+    return files
+
+
+def _text(value: Mapping[str, Any], name: str) -> str:
+    item = value.get(name)
+    if not isinstance(item, str) or not 0 < len(item) <= 64 or not item.isprintable():
+        raise FormatError(f"{KIT}: {name} is not a short text")
+    return item
+
+
+def _whole(value: Mapping[str, Any], name: str) -> int:
+    item = value.get(name)
+    if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item < 2**53:
+        raise FormatError(f"{KIT}: {name} is not a whole number")
+    return item

@@ -1,0 +1,196 @@
+"""`edgepack keys …`: custody of the keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from edgepack.cli.screen import Screen, guard
+
+if TYPE_CHECKING:
+    from edgepack.keys.ceremony import Outcome
+    from edgepack.keys.ring import Ring
+    from edgepack.workspace import Workspace
+
+_WORKSPACE = typer.Option("", "--workspace", "-C", help="The workspace; else found from here up.")
+_FILE = typer.Argument(help="A .half file from another custodian.")
+_JSON = typer.Option(False, "--json", help="Print one JSON object and nothing else.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the `keys` commands."""
+    keys = typer.Typer(help="Custody: which keys sign, rotate, revoke, recover, go back.")
+    keys.command("list")(list_keys)
+    keys.command("rotate")(rotate)
+    keys.command("revoke")(revoke)
+    keys.command("recover")(recover)
+    keys.command("downgrade")(downgrade)
+    keys.command("sign")(sign)
+    app.add_typer(keys, name="keys")
+
+
+@guard
+def list_keys(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
+    """Show who must sign what, and which of these keys are here."""
+    from device_runtime.trust.quorum import root_facts
+    from edgepack.keys import roles
+    from edgepack.keys.ring import key_files, read_public
+
+    ws, screen = _open(workspace), Screen(json)
+    root = roles.newest_root(ws)
+    facts = root_facts(root)
+    here = {key.id: key for key in key_files(ws.keys, ws.disk)}
+    public = read_public(ws.keys, ws.disk)
+    wanted = [(role, keyid) for role, ids in roles.root_keyids(root).items() for keyid in ids]
+    wanted += [("base", public.base.id), ("recovery", public.recovery.id)]
+    wanted += [("journal", key.id) for key in public.journal]
+    wanted += [(key.role, key.id) for key in here.values() if key.role == "oms"]
+    rows = [
+        {"role": role, "id": keyid, "kind": here[keyid].kind if keyid in here else None,
+         "here": keyid in here}
+        for role, keyid in wanted
+    ]  # fmt: skip
+    screen.table(
+        ["role", "kind", "id", "private key"],
+        [
+            [row["role"], row["kind"], str(row["id"])[:16], "here" if row["here"] else "elsewhere"]
+            for row in rows
+        ],
+        f"root {facts.version}, expires {_day(facts.expires)}",
+    )
+    if here.keys() & {public.recovery.id}:
+        screen.line("the recovery key is on this machine: move its file to a safe, off this disk")
+    screen.done(
+        {
+            "root": facts.version,
+            "expires": facts.expires,
+            "keys": rows,
+            "revoked_keys": sorted(facts.revoked_keys),
+            "revoked_digests": sorted(facts.revoked_digests),
+        }
+    )
+
+
+@guard
+def rotate(
+    role: str = typer.Argument(help="root, targets, timestamp, journal or oms"),
+    workspace: str = _WORKSPACE,
+    json: bool = _JSON,
+) -> None:
+    """Draw new keys for a role; devices learn of it with the next bundle."""
+    from device_runtime.clock import SystemClock
+    from edgepack.keys import ceremony
+
+    ws = _open(workspace)
+    with ws.lock():
+        _show(Screen(json), ceremony.rotate(ws, _ring(ws), role, clock=SystemClock()))
+
+
+@guard
+def revoke(
+    what: str = typer.Argument(help="A key id, NAME-VERSION of a bundle, or a bundle digest."),
+    stop: bool = typer.Option(False, "--stop", help="It must not run even as a last resort."),
+    workspace: str = _WORKSPACE,
+    json: bool = _JSON,
+) -> None:
+    """Revoke a key or a bundle: devices pass it over as soon as they have another one."""
+    from device_runtime.clock import SystemClock
+    from edgepack.keys import ceremony
+
+    ws = _open(workspace)
+    with ws.lock():
+        outcome = ceremony.revoke(ws, _ring(ws), what, clock=SystemClock(), stop=stop)
+        _show(Screen(json), outcome)
+
+
+@guard
+def recover(
+    floor: bool = typer.Option(
+        False, "--floor", help="This base had signed with a clock in the future: end that."
+    ),
+    workspace: str = _WORKSPACE,
+    json: bool = _JSON,
+) -> None:
+    """Replace a stolen release (timestamp) key, or set the time floor of devices back."""
+    from device_runtime.clock import SystemClock
+    from edgepack.keys import ceremony
+
+    ws = _open(workspace)
+    with ws.lock():
+        outcome = ceremony.recover(ws, _ring(ws), clock=SystemClock(), floor=floor)
+        _show(Screen(json), outcome)
+
+
+@guard
+def downgrade(
+    name: str = typer.Argument(help="Bundle name."),
+    version: int = typer.Argument(help="The older version that shall run again."),
+    workspace: str = _WORKSPACE,
+    json: bool = _JSON,
+) -> None:
+    """Sign an emergency order to go back from the newest bundle to an older one."""
+    from device_runtime.clock import SystemClock
+    from edgepack.keys import ceremony
+
+    ws = _open(workspace)
+    with ws.lock():
+        outcome = ceremony.downgrade(ws, _ring(ws), name, version, clock=SystemClock())
+        _show(Screen(json), outcome, "edgepack sync STICK carries it to the devices")
+
+
+@guard
+def sign(
+    file: Path = _FILE,
+    force_time: bool = typer.Option(False, "--force-time", help="Sign although times differ."),
+    workspace: str = _WORKSPACE,
+    json: bool = _JSON,
+) -> None:
+    """Add the signatures of the keys that are here to a half-signed root, token or bundle."""
+    from device_runtime.clock import SystemClock
+    from edgepack.keys import ceremony
+
+    ws = _open(workspace)
+    with ws.lock():
+        outcome = ceremony.sign_half(
+            ws, _ring(ws), file, clock=SystemClock(), force_time=force_time
+        )
+        _show(Screen(json), outcome)
+
+
+def _open(workspace: str) -> Workspace:
+    from edgepack.workspace import Workspace
+
+    return Workspace.find(workspace or None)
+
+
+def _ring(ws: Workspace) -> Ring:
+    from edgepack.keys.ring import Ring
+
+    return Ring.open(ws.keys, ws.passphrase(), disk=ws.disk)
+
+
+def _show(screen: Screen, outcome: Outcome, then: str = "") -> None:
+    screen.line(f"{outcome.what}: {outcome.path}")
+    if outcome.complete:
+        next_step = then or "edgepack build && edgepack sign: the next bundle carries it"
+    else:
+        missing = ", ".join(keyid[:16] for keyid in outcome.missing)
+        screen.line(f"half-signed; still missing: {missing}")
+        next_step = f"take it to the next custodian: edgepack keys sign {outcome.path.name}"
+    screen.done(
+        {
+            "file": str(outcome.path),
+            "what": outcome.what,
+            "complete": outcome.complete,
+            "missing": list(outcome.missing),
+        },
+        next_step,
+    )
+
+
+def _day(seconds: int) -> str:
+    import datetime as dt
+
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d")
