@@ -90,7 +90,8 @@ class Generation:
         epoch: Current journal epoch, 16 hex.
         epoch_parent: Epoch before it; None for the first.
         epoch_heads: Heads of the parent: (lane, segment number, segment hash).
-        epoch_reason: Why the epoch began: `init`, `moved`, `ack` ...
+        epoch_reason: Why the epoch began: `init`, `disk`, `ack` ...
+        disk_id: Identity of the disk that the epoch belongs to; empty: the one of `init`.
         slots: At most two, oldest first.
         active: Digest of the slot that is to run; None before the first install.
         trusted_version: Highest version accepted; 0 before the first.
@@ -122,6 +123,7 @@ class Generation:
     epoch_parent: str | None = None
     epoch_heads: tuple[tuple[int, int, str], ...] = ()
     epoch_reason: str = "init"
+    disk_id: str = ""
     slots: tuple[SlotRecord, ...] = ()
     active: str | None = None
     trusted_version: int = 0

@@ -111,6 +111,9 @@ class Home:
         self.run = root / "run"
         self.sentinel = root / "sentinel"
         self.tmp = root / "tmp"
+        # Load marks of this process, in the order in which they were armed: (token, descriptor,
+        # whether faulthandler was enabled before the first). Kept by `slots.marker`.
+        self.marks: list[tuple[str, int, bool]] = []
         self._card: DeviceCard | None = None
         self._generation: Generation | None = None
 
@@ -123,8 +126,12 @@ class Home:
 
     @property
     def moved(self) -> bool:
-        """Whether this home lies on another disk than at `init`: a copy, so a new epoch is due."""
-        return self.disk_id != self.card.disk_id
+        """Whether this home lies on another disk than before: a copy, so a new epoch is due."""
+        return self.disk_id != (self.generation().disk_id or self.card.disk_id)
+
+    def settle_disk(self) -> Generation:
+        """Take this disk for the home's own, once the new epoch has begun."""
+        return self.commit(replace(self.generation(), disk_id=self.disk_id))
 
     def identity(self) -> Identity:
         """Return the private keys of this device."""

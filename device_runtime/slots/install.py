@@ -90,7 +90,7 @@ def advance(disk: Disk, file: Path, trusted: Trusted, policy: Policy) -> RootSte
     """
     new = advance_root(bundles.read_roots(disk, file, policy), trusted, policy)
     facts = quorum.root_facts(new.root)
-    stopped = getattr(facts, "stopped_digests", frozenset())
+    stopped: frozenset[str] = getattr(facts, "stopped_digests", frozenset())
     return RootStep(new, facts.revoked_keys, facts.revoked_digests, stopped)
 
 
@@ -222,7 +222,7 @@ def _commit_root(home: Home, step: RootStep) -> Generation:
 
 def _commit_revocations(home: Home, bundle: VerifiedBundle) -> Generation:
     generation = home.generation()
-    stopped = getattr(bundle, "stopped_digests", frozenset())
+    stopped: frozenset[str] = getattr(bundle, "stopped_digests", frozenset())
     new = rules.revoke(generation, bundle.revoked_keys, bundle.revoked_digests, stopped)
     return _commit_settled(home, generation, new)
 

@@ -48,24 +48,29 @@ class Found:
 
 
 class Mark:
-    """The mark of this process. Made by `place`."""
+    """The mark of a load in this process. Made by `place`.
+
+    A process that switches to another bundle has two for a while. The one armed last takes the
+    text of a signal; when it goes, the one before takes over again.
+    """
 
     def __init__(self, home: Home, token: str, handle: Handle) -> None:
         self.token = token
         self._home = home
         self._path = home.run / f"{PREFIX}{token}"
         self._handle = handle
-        self._fd = -1
-        self._was_enabled = False
+        home.marks.append((token, -1, False))
 
     def arm(self) -> None:
         """Let fatal signals of this process leave their text in the mark."""
         if not isinstance(self._home.disk, RealDisk):
             return
-        self._was_enabled = faulthandler.is_enabled()
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        # One thread only: walking the others in a broken process may crash before it has written.
-        faulthandler.enable(file=self._fd, all_threads=False)
+        others = [mark for mark in self._home.marks if mark[1] >= 0]
+        before = others[-1][2] if others else faulthandler.is_enabled()
+        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._drop()
+        self._home.marks.append((self.token, fd, before))
+        _listen(fd)
 
     def result(self) -> None:
         """Note the first answer."""
@@ -73,14 +78,28 @@ class Mark:
 
     def remove(self) -> None:
         """End in order: nothing will be counted."""
-        if self._fd >= 0:
-            faulthandler.disable()
-            if self._was_enabled and sys.__stderr__ is not None:
-                faulthandler.enable(sys.__stderr__)
-            os.close(self._fd)
-            self._fd = -1
+        fd, before = self._drop()
+        if fd >= 0:
+            others = [mark for mark in self._home.marks if mark[1] >= 0]
+            if others:
+                _listen(others[-1][1])
+            else:
+                faulthandler.disable()
+                if before and sys.__stderr__ is not None:
+                    faulthandler.enable(sys.__stderr__)
+            os.close(fd)
         self._handle.close()
         self._home.disk.unlink(self._path)
+
+    def _drop(self) -> tuple[int, bool]:
+        _, fd, before = next(mark for mark in self._home.marks if mark[0] == self.token)
+        self._home.marks[:] = [mark for mark in self._home.marks if mark[0] != self.token]
+        return fd, before
+
+
+def _listen(fd: int) -> None:
+    # One thread only: walking the others in a broken process may crash before it has written.
+    faulthandler.enable(file=fd, all_threads=False)
 
 
 def place(home: Home, digest: str, *, durable: bool) -> Mark:
@@ -98,19 +117,23 @@ def find(home: Home) -> list[Found]:
     """Return the marks of dead processes. Only with the lock held: none can be alive."""
     result = []
     boot = home.clock.boot_id().hex()
-    for name in home.disk.list(home.run):
-        if name.startswith(PREFIX):
-            text = home.disk.read(home.run / name, _LIMIT).decode(errors="replace")
-            result.append(_read(name.removeprefix(PREFIX), text, boot))
+    for token in _dead(home):
+        text = home.disk.read(home.run / f"{PREFIX}{token}", _LIMIT).decode(errors="replace")
+        result.append(_read(token, text, boot))
     return result
 
 
 def forget(home: Home) -> None:
     """Remove the marks that `find` gave, once they are counted."""
-    for name in home.disk.list(home.run):
-        if name.startswith(PREFIX):
-            home.disk.unlink(home.run / name)
+    for token in _dead(home):
+        home.disk.unlink(home.run / f"{PREFIX}{token}")
     home.disk.fsync_dir(home.run)
+
+
+def _dead(home: Home) -> list[str]:
+    ours = {f"{PREFIX}{mark[0]}" for mark in home.marks}
+    names = [n for n in home.disk.list(home.run) if n.startswith(PREFIX) and n not in ours]
+    return [name.removeprefix(PREFIX) for name in names]
 
 
 def _read(token: str, text: str, boot: str) -> Found:
