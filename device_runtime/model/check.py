@@ -7,13 +7,16 @@ numpy; both give the same bytes (a property test says so).
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from device_runtime.format.batch import Batch
+from device_runtime.errors import InputError
+from device_runtime.format.batch import MISSING_CODE, SMALL, Batch, Text
 from device_runtime.format.schema import Schema
 from device_runtime.model.rows import RawBlock
+from device_runtime.model.values import Rule, Unfit
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,8 @@ class Invalid:
     Attributes:
         position: Its place in the block; the row number is `first_row + position`.
         issues: Everything that is wrong with it, one line each: `temp: 'warm' is not a number`.
-        raw: Its values as they came, given columns only, each shortened to 200 characters.
+        raw: Its values as they came, given columns only, each shortened to 200 characters; for a
+            row that could not be cut into values, its beginning under the name "".
     """
 
     position: int
@@ -58,4 +62,147 @@ def check(block: RawBlock, schema: Schema) -> Checked:
     Raises:
         InputError: A column has another number of values than the block has rows.
     """
-    raise NotImplementedError
+    return Checker(schema).check(block)
+
+
+class Checker:
+    """The rules of a schema, made once and used for every block."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self._rules = [(column.name, Rule(column)) for column in schema.given]
+
+    def check(self, block: RawBlock) -> Checked:
+        """Check every row of a block; see the function `check`."""
+        small = block.n <= SMALL
+        columns: dict[str, Any] = {}
+        issues: dict[int, list[str]] = {at: [why.reason] for at, why in block.faults.items()}
+        unseen: set[int] = set()
+        for name, rule in self._rules:
+            given = block.columns.get(name)
+            if given is None:
+                given, text = [None] * block.n, False
+            else:
+                text = block.text
+            if len(given) != block.n:
+                raise InputError(f"column {name} has {len(given)} values for {block.n} rows")
+            if small:
+                values, found = _small(rule, given, text=text)
+            else:
+                from device_runtime.model.bulk import column
+
+                values, found = column(rule, given, text=text)
+            columns[name] = values
+            for at, issue in found.items():
+                if at not in block.faults:
+                    issues.setdefault(at, []).append(f"{name}: {issue}")
+            if rule.known is not None:
+                unseen |= _unseen(rule, values)
+        return self._assemble(block, columns, issues, unseen)
+
+    def _assemble(
+        self,
+        block: RawBlock,
+        columns: dict[str, Any],
+        issues: dict[int, list[str]],
+        unseen: set[int],
+    ) -> Checked:
+        whole = Batch(block.n, columns, block.first_row)
+        marks = None
+        unseen -= block.faults.keys()
+        if unseen:
+            marks = array("B", bytes(block.n))
+            for at in unseen:
+                marks[at] = 1
+        if not issues:
+            return Checked(whole, whole, range(block.n), (), marks)
+        good = [at for at in range(block.n) if at not in issues]
+        invalid = tuple(
+            Invalid(at, tuple(issues[at]), self._raw(block, at)) for at in sorted(issues)
+        )
+        return Checked(whole, take(whole, self.schema, good), good, invalid, marks)
+
+    def _raw(self, block: RawBlock, at: int) -> dict[str, Any]:
+        if at in block.faults:
+            return {"": block.faults[at].raw}
+        found = {}
+        for name, _ in self._rules:
+            values = block.columns.get(name)
+            if values is None:
+                continue
+            value = values.text(slice(at, at + 1))[0] if hasattr(values, "text") else values[at]
+            found[name] = _short(value)
+        return found
+
+
+def _short(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if value is None or isinstance(value, (bool, int, float)):
+        return value if not isinstance(value, int) or abs(value) < 2**64 else str(value)[:200]
+    return (value if isinstance(value, str) else repr(value))[:200]
+
+
+def _small(rule: Rule, given: Any, *, text: bool) -> tuple[Any, dict[int, str]]:
+    """Check and type one column of a few rows; see `bulk.column`."""
+    if hasattr(given, "text"):
+        given = given.text()
+    quick = rule.quick(given, text=text)
+    if quick is not None:
+        return quick, {}
+    issues: dict[int, str] = {}
+    found = []
+    count = rule.column.count
+    for at, item in enumerate(given):
+        try:
+            value = rule.value(item, text=text)
+        except Unfit as problem:
+            issues[at], value = str(problem), None
+        if not rule.code:
+            found.append(value)
+        elif rule.column.shape:
+            found.extend([rule.empty] * count if value is None else value)
+        else:
+            found.append(rule.empty if value is None else value)
+    return (array(rule.code, found) if rule.code else Text.of(found)), issues
+
+
+def _unseen(rule: Rule, values: Text) -> set[int]:
+    """Return the rows whose category training never saw."""
+    known = rule.known or frozenset()
+    strange = {code for code, value in enumerate(values.values) if value not in known}
+    if not strange:
+        return set()
+    if isinstance(values.codes, array):
+        return {at for at, code in enumerate(values.codes) if code in strange}
+    import numpy as np
+
+    return set(np.flatnonzero(np.isin(values.codes, sorted(strange))).tolist())
+
+
+def take(batch: Batch, schema: Schema, rows: Sequence[int]) -> Batch:
+    """Return some rows of a batch, in the order given."""
+    small = batch.n <= SMALL
+    columns: dict[str, Any] = {}
+    for name, values in batch.columns.items():
+        if isinstance(values, Text):
+            columns[name] = _take_text(values, rows)
+        elif small:
+            count = schema.column(name).count
+            columns[name] = array(values.typecode)
+            for at in rows:
+                columns[name].extend(values[at * count : (at + 1) * count])
+        else:
+            count = schema.column(name).count
+            columns[name] = values.reshape(-1, count)[list(rows)].reshape(-1)
+    return Batch(len(rows), columns, batch.first_row)
+
+
+def _take_text(text: Text, rows: Sequence[int]) -> Text:
+    codes = text.codes
+    kept = [codes[at] for at in rows] if isinstance(codes, array) else codes[list(rows)].tolist()
+    order: dict[int, int] = {}
+    found = array("I")
+    for code in kept:
+        found.append(MISSING_CODE if code == MISSING_CODE else order.setdefault(code, len(order)))
+    return Text(found, tuple(text.values[code] for code in order))

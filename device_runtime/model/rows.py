@@ -7,14 +7,33 @@ goes on with the next one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from math import isnan
+from typing import Any, NamedTuple, Protocol
 
 from device_runtime.format.schema import Schema
 
-SMALL = 32
-"""Blocks of up to this many rows never need numpy."""
+CHUNK = 4 << 20  # bytes that are read at once
+NO_OBJECT = "is not an object of column names and values"
+MAX_RECORD = 1 << 20  # bytes of one row, as CSV or JSON
+TOO_LONG = f"is longer than {MAX_RECORD} bytes"
+
+
+class ByteStream(Protocol):
+    """What is read: a file opened for bytes, a pipe, `io.BytesIO`."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most `size` bytes; none at the end."""
+        ...
+
+
+class Fault(NamedTuple):
+    """Why a row is no row."""
+
+    reason: str
+    raw: str = ""  # how it begins, as far as it can be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +53,7 @@ class RawBlock:
     n: int
     columns: Mapping[str, Any]
     first_row: int = 0
-    faults: Mapping[int, str] = field(default_factory=dict)
+    faults: Mapping[int, Fault] = field(default_factory=dict)
     text: bool = False
 
 
@@ -54,20 +73,120 @@ class Reader:
         return self.blocks
 
 
-def from_rows(rows: Sequence[Mapping[str, Any]], schema: Schema, *, first_row: int = 0) -> RawBlock:
+def from_rows(rows: Sequence[Any], schema: Schema, *, first_row: int = 0) -> RawBlock:
     """Return Python rows (one mapping each) as one block; absent and None mean missing."""
-    raise NotImplementedError
+    faults = {
+        place: Fault(NO_OBJECT) for place, row in enumerate(rows) if not isinstance(row, Mapping)
+    }
+    if faults:
+        rows = [{} if place in faults else row for place, row in enumerate(rows)]
+    columns = {c.name: [row.get(c.name) for row in rows] for c in schema.given}
+    return RawBlock(len(rows), columns, first_row, faults)
 
 
 def from_columns(columns: Mapping[str, Any], n: int, *, first_row: int = 0) -> RawBlock:
     """Return columns (lists or numpy arrays of n values) as one block."""
-    raise NotImplementedError
+    return RawBlock(n, columns, first_row)
+
+
+def read_ndjson(
+    stream: ByteStream, schema: Schema, *, chunk_rows: int = 65_536, skip: int = 0
+) -> Reader:
+    """Read one JSON object a line. Blank lines are passed over and are no rows.
+
+    Args:
+        stream: Opened for bytes; need not be seekable.
+        schema: Names the columns; others are passed over.
+        chunk_rows: Rows per block at most.
+        skip: Rows to pass over, for `--resume`.
+    """
+    return Reader(_ndjson(stream, schema, chunk_rows, skip))
+
+
+def _ndjson(stream: ByteStream, schema: Schema, chunk_rows: int, skip: int) -> Iterator[RawBlock]:
+    row = 0
+    for lines in line_groups(stream, chunk_rows):
+        rows: list[Mapping[str, Any]] = []
+        faults: dict[int, Fault] = {}
+        for line in lines:
+            row += 1
+            if row > skip:
+                value, reason = _object(line)
+                if reason:
+                    faults[len(rows)] = Fault(reason, readable(line))
+                rows.append(value)
+        if rows:
+            block = from_rows(rows, schema, first_row=row - len(rows))
+            yield RawBlock(block.n, block.columns, block.first_row, faults)
+
+
+def _object(line: bytes | None) -> tuple[Mapping[str, Any], str]:
+    if line is None:
+        return {}, TOO_LONG
+    try:
+        value = json.loads(line)
+    except UnicodeDecodeError:
+        return {}, "is not UTF-8"
+    except (ValueError, RecursionError):
+        return {}, "is not valid JSON"
+    return (value, "") if isinstance(value, dict) else ({}, NO_OBJECT)
+
+
+def readable(line: bytes | None, limit: int = 200) -> str:
+    """Return how a broken row begins, as text."""
+    return "" if line is None else line[: 4 * limit].decode("utf-8", "replace")[:limit]
+
+
+def line_groups(stream: ByteStream, chunk_rows: int) -> Iterator[list[bytes | None]]:
+    """Yield groups of non-blank lines without their ends; None stands for one that is too long."""
+    tail, too_long = b"", False
+    while chunk := read_some(stream):
+        pieces = (tail + chunk).split(b"\n")
+        tail = pieces.pop()
+        lines: list[bytes | None] = [piece for piece in pieces if piece.strip()]
+        if too_long and pieces:
+            # The first end of a line ends the one that was too long.
+            lines = [None, *lines[bool(pieces[0].strip()) :]]
+            too_long = False
+        lines = [None if line and len(line) > MAX_RECORD else line for line in lines]
+        if len(tail) > MAX_RECORD:
+            tail, too_long = b"", True
+        for start in range(0, len(lines), chunk_rows):
+            yield lines[start : start + chunk_rows]
+    if too_long:
+        yield [None]
+    elif tail.strip():
+        yield [tail]
+
+
+def read_some(stream: ByteStream) -> bytes:
+    """Return the next chunk: whole ones from a file, what is there from a pipe."""
+    seekable = getattr(stream, "seekable", None)
+    if hasattr(stream, "read1") and not (seekable and seekable()):
+        return bytes(stream.read1(CHUNK))
+    return stream.read(CHUNK)
+
+
+def read_npy(
+    stream: ByteStream, schema: Schema, *, chunk_rows: int = 65_536, skip: int = 0
+) -> Reader:
+    """Read a `.npy` array: structured by column name, or [n, columns] in the order of `fed`.
+
+    Raises:
+        InputError: Not such an array, pickled, or its shape does not fit the schema.
+    """
+    from device_runtime.model.npy import npy_blocks
+
+    ignored, blocks = npy_blocks(stream, schema, chunk_rows, skip)
+    return Reader(blocks, ignored)
 
 
 def read_csv(
-    stream: BinaryIO, schema: Schema, *, chunk_rows: int = 65_536, skip: int = 0
+    stream: ByteStream, schema: Schema, *, chunk_rows: int = 65_536, skip: int = 0
 ) -> Reader:
-    """Read CSV (RFC 4180; UTF-8, a byte order mark of UTF-8 or UTF-16 is understood).
+    """Read CSV (RFC 4180) in UTF-8, or UTF-16 with a byte order mark.
+
+    The separator is the one of comma, semicolon and tab under which most columns are found.
 
     Args:
         stream: Opened for bytes; need not be seekable.
@@ -78,37 +197,66 @@ def read_csv(
     Raises:
         InputError: The header lacks a column, names one twice, or there is none.
     """
-    raise NotImplementedError
+    from device_runtime.model.csvs import CsvSource
 
-
-def read_ndjson(
-    stream: BinaryIO, schema: Schema, *, chunk_rows: int = 65_536, skip: int = 0
-) -> Reader:
-    """Read one JSON object a line. Blank lines are passed over and are no rows."""
-    raise NotImplementedError
-
-
-def read_npy(
-    stream: BinaryIO, schema: Schema, *, chunk_rows: int = 65_536, skip: int = 0
-) -> Reader:
-    """Read a `.npy` array: structured by column name, or [n, columns] in the order of `fed`.
-
-    Raises:
-        InputError: Not such an array, pickled, or its shape does not fit the schema.
-    """
-    raise NotImplementedError
+    source = CsvSource(stream, schema)
+    return Reader(source.blocks(chunk_rows, skip), source.ignored)
 
 
 def open_input(
-    stream: BinaryIO, schema: Schema, *, name: str = "", chunk_rows: int = 65_536, skip: int = 0
+    stream: ByteStream, schema: Schema, *, name: str = "", chunk_rows: int = 65_536, skip: int = 0
 ) -> Reader:
-    """Choose the reader by the suffix of `name`, or (stdin) by the first bytes."""
-    raise NotImplementedError
+    """Choose the reader by the suffix of `name`, or (stdin) by the first bytes.
+
+    Raises:
+        InputError: The input's head does not fit the schema.
+    """
+    kind = name.rpartition(".")[2].lower()
+    if kind not in ("csv", "tsv", "ndjson", "jsonl", "npy"):
+        head = read_some(stream)
+        stream = Rest(head, stream)
+        kind = "npy" if head[:6] == b"\x93NUMPY" else "csv"
+        if head.lstrip()[:1] == b"{":
+            kind = "ndjson"
+    read = {"ndjson": read_ndjson, "jsonl": read_ndjson, "npy": read_npy}.get(kind, read_csv)
+    return read(stream, schema, chunk_rows=chunk_rows, skip=skip)
+
+
+class Rest:
+    """A stream of which the head was read already."""
+
+    def __init__(self, head: bytes, stream: ByteStream) -> None:
+        self._head, self._stream = head, stream
+
+    def read(self, size: int, /) -> bytes:
+        """Return the head first, then what follows; never more than was read of it at once."""
+        if self._head:
+            head, self._head = self._head[:size], self._head[size:]
+            return head
+        return read_some(self._stream) if size == CHUNK else self._stream.read(size)
 
 
 def template(schema: Schema, example: Mapping[str, Any] | None = None) -> str:
     """Return a CSV header of all given columns and, with `example`, one row of real values."""
-    raise NotImplementedError
+    import csv
+    import io
+
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([column.name for column in schema.given])
+    if example is not None:
+        writer.writerow([_cell(column.dtype, example.get(column.name)) for column in schema.given])
+    return out.getvalue()
 
 
-def _unused(_: Iterable[int]) -> None: ...
+def _cell(dtype: str, value: Any) -> str:
+    if value is None or (isinstance(value, float) and isnan(value)):
+        return ""
+    if dtype == "timestamp" and isinstance(value, int):
+        from datetime import UTC, datetime, timedelta
+
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=value)
+        return moment.isoformat().replace("+00:00", "Z")
+    if isinstance(value, (list, tuple)):
+        return json.dumps(value)
+    return str(value)
