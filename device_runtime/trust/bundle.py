@@ -10,7 +10,7 @@ docs/FORMAT-bundle.md:
 3. it is for this name (read unverified: it only serves to refuse);
 4. roots, from the trusted one to the newest, each signed by every family;
 5. timestamp, snapshot and targets by the TUF workflow, expiry against the signed time floor;
-6. targets signed by every family, nothing surplus;
+6. targets signed by every family; no signature anywhere that is surplus or does not hold;
 7. not older than what is trusted, not another bundle of the same version, not revoked;
 8. for this class of device and this runtime;
 9. the payload is exactly what is signed, entry by entry, and so is every root;
@@ -28,14 +28,10 @@ from functools import partial
 from pathlib import Path
 
 from device_runtime import policy as policies
-from device_runtime._version import __version__
 from device_runtime.disk import Disk
 from device_runtime.errors import (
-    ForkError,
     FormatError,
     IncompatibleError,
-    RevokedError,
-    RollbackError,
     RootChainError,
     VerificationError,
 )
@@ -48,8 +44,9 @@ from device_runtime.format.schema import Schema
 from device_runtime.generation import Trusted
 from device_runtime.policy import Policy
 from device_runtime.trust import quorum
+from device_runtime.trust.checks import check_device, check_listing, check_order
 from device_runtime.trust.custom import Target, Targets, read_targets
-from device_runtime.trust.refresh import advance_root, refresh
+from device_runtime.trust.refresh import ROLES, advance_root, refresh
 from device_runtime.trust.source import (
     Source,
     chunks_of,
@@ -152,7 +149,11 @@ def verify(
     """
     with open_source(disk, path, policy) as source:  # 1
         files = _metadata(source, policy)  # 2
-        document = quorum.read_document(files["targets.json"], "targets.json", "targets")
+        top = {
+            role: quorum.read_document(files[f"{role}.json"], f"{role}.json", role)
+            for role in ROLES
+        }
+        document = top["targets"]
         targets = read_targets(document.signed)
         if name is not None and targets.name != name:  # 3
             raise IncompatibleError(f"this is a bundle of {targets.name}, this device runs {name}")
@@ -163,11 +164,11 @@ def verify(
             reference = max(reference, wall_s)
         new = refresh(files, advanced, reference)  # 5
         root = quorum.read_document(new.root, "the root", "root").signed
-        signers = quorum.signers(document, "targets", root, policy.families, "targets.json")  # 6
+        signers = _signers(top, root, policy)  # 6
         facts = quorum.root_facts(new.root)
-        _check_order(document, targets, trusted, root, policy, facts.revoked_digests)  # 7
-        _check_device(targets, policy)  # 8
-        _check_listing(source.index, targets, roots)  # 9
+        check_order(document, targets, trusted, root, policy, facts.revoked_digests)  # 7
+        check_device(targets, policy)  # 8
+        check_listing(source.index, targets, roots)  # 9
         manifest, schema, carried = _documents(source, targets, policy)  # 10
         return VerifiedBundle(
             path=path,
@@ -308,65 +309,13 @@ def _roots(files: Mapping[str, bytes]) -> dict[int, bytes]:
     return {int(found[1]): data for name, data in files.items() if (found := _ROOT.fullmatch(name))}
 
 
-def _check_order(
-    document: quorum.Document,
-    targets: Targets,
-    trusted: Trusted,
-    root: Mapping[str, object],
-    policy: Policy,
-    revoked: frozenset[str],
-) -> None:
-    """Compare with the trusted targets and the list of revocations."""
-    if document.digest in revoked | targets.revoked_digests:
-        raise RevokedError(f"{targets.name} {targets.version} was revoked by its base")
-    if trusted.targets is None:
-        return
-    before = quorum.read_document(trusted.targets, "the trusted targets.json", "targets")
-    try:
-        quorum.signers(before, "targets", root, policy.families, "the trusted targets.json")
-    except VerificationError:
-        # Signed by keys that the root has dropped since: whoever stole them must not be able to
-        # hold this device at a version that the base will never reach.
-        return
-    version = int(before.signed["version"])
-    if targets.version < version:
-        raise RollbackError(f"version {targets.version} is older than the trusted {version}")
-    if targets.version == version and before.digest != document.digest:
-        raise ForkError(f"this is another {targets.name} {version} than the one that is trusted")
-
-
-def _check_device(targets: Targets, policy: Policy) -> None:
-    if targets.device_class != policy.device_class:
-        raise IncompatibleError(
-            f"this bundle is for devices of class {targets.device_class}, "
-            f"this device is of class {policy.device_class}"
-        )
-    if release(targets.min_runtime) > release(__version__):
-        raise IncompatibleError(
-            f"this bundle needs edgepack-device {targets.min_runtime}, here is {__version__}",
-            next="update edgepack-device on this device first",
-        )
-
-
-def release(version: str) -> tuple[int, ...]:
-    """Return the numbers of a version such as 1.2.3; FormatError if it has none."""
-    found = re.match(r"[0-9]{1,6}(?:\.[0-9]{1,6}){0,4}", version)
-    if found is None:
-        raise FormatError(f"{version!r} is not a version")
-    numbers = [int(part) for part in found[0].split(".")]
-    return tuple(numbers + [0] * (5 - len(numbers)))
-
-
-def _check_listing(index: Index, targets: Targets, roots: Mapping[int, bytes]) -> None:
-    there, signed = set(index.names("payload")), set(targets.payload)
-    if there != signed:
-        surplus, missing = sorted(there - signed), sorted(signed - there)
-        raise VerificationError(f"payload: not signed {surplus}, signed but missing {missing}")
-    for name, target in targets.payload.items():
-        if index.entries[f"payload/{name}"].size != target.length:
-            raise VerificationError(f"payload/{name} has another length than was signed")
-    if {version: quorum.root_sha256(data) for version, data in roots.items()} != targets.roots:
-        raise RootChainError("the roots of the bundle are not those that it was signed with")
+def _signers(
+    top: Mapping[str, quorum.Document], root: Mapping[str, object], policy: Policy
+) -> tuple[str, ...]:
+    """Verify the signatures again, more strictly than TUF; return who signed targets."""
+    for role in ("timestamp", "snapshot"):
+        quorum.signers(top[role], role, root, (), f"{role}.json")
+    return quorum.signers(top["targets"], "targets", root, policy.families, "targets.json")
 
 
 def _documents(

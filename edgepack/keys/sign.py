@@ -20,7 +20,7 @@ from tuf.api.metadata import Metadata
 
 from device_runtime.clock import Clock
 from device_runtime.disk import Disk, write_all
-from device_runtime.errors import FormatError, UsageError
+from device_runtime.errors import EdgepackError, FormatError, UsageError
 from device_runtime.format import canonical, container
 from device_runtime.policy import Policy
 from device_runtime.trust import quorum
@@ -322,9 +322,14 @@ def _pieces(source: Source, name: str) -> Iterator[bytes]:
 
 
 def _check(ws: Any, path: Path, device_class: str) -> VerifiedBundle:
-    """Verify what was just written, as a device with the first root would."""
-    bundle = verify(ws.disk, path, roles.trusted(ws), Policy(device_class), name=None, wall_s=None)
-    verify_payload(ws.disk, bundle)
+    """Verify what was just written, as a device with the first root would; else it goes."""
+    policy = Policy(device_class)
+    try:
+        bundle = verify(ws.disk, path, roles.trusted(ws), policy, name=None, wall_s=None)
+        verify_payload(ws.disk, bundle)
+    except EdgepackError:
+        ws.disk.unlink(path)
+        raise
     return bundle
 
 

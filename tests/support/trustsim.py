@@ -1,4 +1,4 @@
-"""A small world for trust: a base that signs, sticks that are tampered with, a device that verifies.
+"""A small world for trust: a base that signs, a stick that is tampered with, a device.
 
 The base is a real workspace with real keys (drawn once per test process: keys cost time, and no
 test needs its own). The device keeps what a generation keeps, without slots: it verifies with the
@@ -58,9 +58,14 @@ def founded() -> Path:
     return folder
 
 
-@functools.cache
-def ring_of(folder: Path) -> Ring:
-    return Ring.open(folder / "keys", PASSPHRASE)
+def ring_of(folder: Path, passphrase: str = PASSPHRASE) -> Ring:
+    """Open a ring; scrypt runs once per process and salt, not once per test."""
+    ring = Ring(folder / "keys", passphrase, DISK)
+    ring._masters = _MASTERS
+    return ring
+
+
+_MASTERS: dict[str, bytes] = {}
 
 
 def payload(
@@ -126,9 +131,9 @@ class Base:
     def ws(self) -> Workspace:
         return Workspace.find(self.folder)
 
-    @property
+    @functools.cached_property
     def ring(self) -> Ring:
-        return Ring.open(self.folder / "keys", self.passphrase)
+        return ring_of(self.folder, self.passphrase)
 
     @property
     def now(self) -> int:
