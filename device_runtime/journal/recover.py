@@ -3,11 +3,14 @@
 For each open segment, oldest first:
 1. its sealed form is there and whole: make the rename durable, then unlink the open one;
 2. nothing was journaled into it: unlink it;
-3. its header cannot be read: a HOLE `damaged`, and the file is set aside;
+3. nothing of it can be read: a HOLE `damaged`, and only then the file is set aside;
 4. else a salvage seal, chained like any other.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from device_runtime.crypt import Identity, sha256
 from device_runtime.errors import FormatError, JournalDamagedError
@@ -16,17 +19,37 @@ from device_runtime.journal.seal import OpenFile, salvage
 from device_runtime.journal.shelf import Shelf
 
 
-def recover(shelf: Shelf, identity: Identity) -> list[Hole]:
-    """Bring the folder into order; return the losses that must be declared.
+@dataclass(slots=True)
+class Recovered:
+    """What recovery found.
+
+    Attributes:
+        salvaged: Segments that were sealed for a process that is gone.
+        holes: Losses to declare, durably, ...
+        aside: ... before these files may be set aside.
+    """
+
+    salvaged: int = 0
+    holes: list[Hole] = field(default_factory=list)
+    aside: list[Name] = field(default_factory=list)
+
+
+def recover(shelf: Shelf, identity: Identity, alive: Collection[Name] = ()) -> Recovered:
+    """Bring the folder into order.
+
+    Args:
+        shelf: The folder.
+        identity: Signs the salvages.
+        alive: Open segments of this very process.
 
     Raises:
         OSError: The disk is full or failing; what is left is recovered by the next call.
     """
-    holes: list[Hole] = []
+    result = Recovered()
     for name in shelf.names("open"):
-        if not _twin(shelf, name):
-            holes += _close(shelf, name, identity)
-    return holes
+        if name not in alive and not _twin(shelf, name):
+            _close(shelf, name, identity, result)
+    return result
 
 
 def _twin(shelf: Shelf, name: Name) -> bool:
@@ -51,27 +74,30 @@ def _twin(shelf: Shelf, name: Name) -> bool:
     return whole
 
 
-def _close(shelf: Shelf, name: Name, identity: Identity) -> list[Hole]:
+def _close(shelf: Shelf, name: Name, identity: Identity, result: Recovered) -> None:
     data = shelf.disk.read(shelf.path(name))
     try:
         file = OpenFile.read(data)
     except FormatError:
-        if not data.strip(b"\0") or len(data) < PREFIX.size:
+        if len(data) < PREFIX.size or not data.strip(b"\0"):
             shelf.drop(name)  # torn at its creation: nothing was ever in it
-            return []
-        shelf.set_aside(name)
-        return [Hole("damaged", name.epoch, name.lane, name.number, name.uid)]
+        else:
+            result.aside.append(name)
+            result.holes.append(Hole("damaged", *name[:4]))
+        return
     if not file.scan.frames:
-        shelf.drop(name)
-        torn = file.scan.torn > 0
-        return [Hole("damaged", name.epoch, name.lane, name.number, name.uid)] if torn else []
-    header = file.opened.header
-    info = salvage(
-        shelf, name, file, identity=identity, previous=previous_of(shelf, name) or header.previous
-    )
-    return [
-        Hole("damaged", info.epoch, info.lane, info.number, info.uid, "", a, b, b - a + 1)
-        for a, b in info.header.skipped
+        if file.scan.torn:
+            result.aside.append(name)
+            result.holes.append(Hole("damaged", *name[:4]))
+        else:
+            shelf.drop(name)
+        return
+    previous = previous_of(shelf, name) or file.opened.header.previous
+    info = salvage(shelf, name, file, identity=identity, previous=previous)
+    result.salvaged += 1
+    result.holes += [
+        Hole("damaged", *name[:4], info.hash, first, last, last - first + 1)
+        for first, last in info.header.skipped
     ]
 
 

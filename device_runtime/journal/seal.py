@@ -150,11 +150,9 @@ def seal(
     start = write_header(replace(header, keys=wrapped))
     header_hash = sha256(start)
     body = [start]
-    counter = 0
-    for type_, offset, count, content in _contents(file, aead):
+    for counter, (type_, offset, count, content) in enumerate(_contents(file, aead)):
         head = frame_head(type_, 0, len(content) + TAG, counter, offset, count)
         body.append(frame_bytes(head, key.seal(counter, content, header_hash + head)))
-        counter += 1
     return _commit(shelf, name, body, identity)
 
 

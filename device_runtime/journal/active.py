@@ -1,0 +1,145 @@
+"""One open segment of this process: created, appended to, synced. Its key lives only here."""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from device_runtime.crypt import Aead, Identity, RecipientKey
+from device_runtime.disk import Handle, write_all
+from device_runtime.format.frames import CLEAR, FRAME, MARKER
+from device_runtime.format.segment import (
+    Header,
+    Name,
+    header_message,
+    open_header,
+    write_header,
+)
+from device_runtime.journal.seal import TAG, new_key
+from device_runtime.journal.shelf import Shelf
+
+_PACK = FRAME.pack
+
+
+class Active:
+    """An open segment.
+
+    Attributes:
+        name: Its file.
+        header: What stands at its beginning.
+        size: Bytes in the file.
+        offset: Records in it.
+        durable: Records of it that survive a power cut.
+        broken: The file cannot be trusted any more: it is never written again.
+        aead: Its key.
+        prefix: `device/epoch/uid/`.
+    """
+
+    def __init__(self, name: Name, header: Header, hash: bytes, aead: Aead, handle: Handle) -> None:
+        self.name, self.header, self.aead = name, header, aead
+        self.prefix = header.prefix
+        self.size = self.offset = self.durable = 0
+        self.broken = False
+        self._hash, self._handle = hash, handle
+        self._counter = 0
+        self._listed = False
+
+    @classmethod
+    def create(
+        cls, shelf: Shelf, header: Header, identity: Identity, recipients: Sequence[RecipientKey]
+    ) -> Active:
+        """Create the file with its signed header.
+
+        Raises:
+            OSError: The disk; nothing is left behind.
+        """
+        aead, wrapped = new_key(header, recipients)
+        header = replace(header, keys=wrapped)
+        start = write_header(header)
+        digest = open_header(start).hash
+        name = Name(header.epoch, header.lane, header.number, header.uid, "open")
+        handle = shelf.disk.create(shelf.path(name))
+        data = start + identity.sign_fast(header_message(digest))
+        try:
+            write_all(handle, data)
+        except OSError:
+            handle.close()
+            shelf.disk.unlink(shelf.path(name))
+            raise
+        active = cls(name, header, digest, aead, handle)
+        active.size = len(data)
+        shelf.put(name, len(data))
+        return active
+
+    @property
+    def next(self) -> int:
+        """Sequence of the next record."""
+        return self.header.first + self.offset
+
+    def append(self, type: int, content: bytes, count: int, *, clear: bool = False) -> int:
+        """Write one frame with one system call; return the bytes written.
+
+        The counter is the nonce: it is used up even if the write fails, so no two frames that
+        ever touched the disk share one.
+
+        Raises:
+            OSError: The disk; the file is as it was, or `broken`.
+        """
+        counter = self._counter
+        self._counter = counter + 1
+        length = len(content) + TAG
+        head = _PACK(0, MARKER, type, CLEAR if clear else 0, length, counter, self.offset, count)[
+            4:
+        ]
+        if clear:
+            body = content + self.aead.seal(counter, b"", self._hash + head + content)
+        else:
+            body = self.aead.seal(counter, content, self._hash + head)
+        crc = zlib.crc32(body, zlib.crc32(head))
+        data = crc.to_bytes(4, "little") + head + body
+        size = len(data)
+        try:
+            written = self._handle.write(data)
+        except OSError:
+            self._undo()
+            raise
+        if written != size:
+            self._undo()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.size += size
+        self.offset += count
+        return size
+
+    def _undo(self) -> None:
+        try:
+            self._handle.truncate(self.size)
+        except OSError:
+            self.broken = True
+
+    def sync(self, shelf: Shelf) -> None:
+        """Make everything written durable; the first time also the file's name.
+
+        Raises:
+            OSError: Nothing is known about the file any more: it is `broken`.
+        """
+        if self.durable == self.offset:
+            return
+        try:
+            self._handle.sync()
+            if not self._listed:
+                shelf.disk.fsync_dir(shelf.folder)
+                self._listed = True
+        except OSError:
+            self.broken = True
+            raise
+        self.durable = self.offset
+
+    def close(self) -> None:
+        """Close the file; never raises."""
+        try:
+            self._handle.close()
+        except OSError:
+            self.broken = True
