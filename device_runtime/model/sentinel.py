@@ -74,25 +74,32 @@ class Sentinel:
         self._window = [Sketch.empty(profile)]
         self._watches: dict[str, _Watch] = {}
         self.total = Sketch.empty(profile)
+        self._untaken = Sketch.empty(profile)
+        self._unseen_rows = 0  # since the last look
 
     def add(self, batch: Batch, answers: Answers | None, flags: Any) -> list[Alarm]:
         """Count valid rows; return the alarms that were raised or cleared by them."""
         newest = self._window[-1]
         self._binner.add(newest, batch, answers, flags)
-        return self._close_bucket() if newest.n >= BUCKET else []
+        self._unseen_rows += batch.n
+        if newest.n >= BUCKET:
+            self._close_bucket()
+        if self._unseen_rows < BUCKET:
+            return []
+        self._unseen_rows = 0
+        return self._look()
 
     def add_invalid(self, rows: int) -> None:
         """Count rows that did not pass the check."""
         self._window[-1].flags["invalid"] += rows
 
-    def _close_bucket(self) -> list[Alarm]:
+    def _close_bucket(self) -> None:
         rows = sum(sketch.n for sketch in self._window)
         while rows - self._window[0].n >= WINDOW:
             rows -= self._window.pop(0).n
         self.total.merge(self._window[-1])
-        found = self._look()
+        self._untaken.merge(self._window[-1])
         self._window.append(Sketch.empty(self.profile))
-        return found
 
     def _look(self) -> list[Alarm]:
         found = []
@@ -132,6 +139,15 @@ class Sentinel:
         merged.merge(self._window[-1])
         return merged
 
+    def take(self, least: int) -> Sketch | None:
+        """Return a sketch of the rows of this process since the last call; None if too few."""
+        if self._untaken.n + self._window[-1].n < least:
+            return None
+        if self._window[-1].n:
+            self._close_bucket()
+        taken, self._untaken = self._untaken, Sketch.empty(self.profile)
+        return taken
+
     def levels(self) -> dict[str, str]:
         """Return the columns that are not `ok`, with their level."""
         return {name: LEVELS[watch.level] for name, watch in self._watches.items() if watch.level}
@@ -153,12 +169,18 @@ class Sentinel:
 
     def to_bytes(self) -> bytes:
         """Return the file that `load` reads back."""
+        window = [Sketch.empty(self.profile)]
+        for sketch in self._window:  # processes of a few rows each leave one bucket, not many
+            if window[-1].n + sketch.n > BUCKET:
+                window.append(Sketch.empty(self.profile))
+            window[-1].merge(sketch)
         return canonical.encode(
             {
                 "format": "edgepack-sentinel",
                 "version": 1,
-                "window": [_sparse(sketch) for sketch in self._window],
-                "total": _sparse(self.total),
+                "window": [_sparse(sketch) for sketch in window],
+                "total": _sparse(self.everything()),
+                "unseen_rows": self._unseen_rows,
                 "watches": {
                     name: [watch.level, watch.towards, watch.looks]
                     for name, watch in self._watches.items()
@@ -183,11 +205,13 @@ class Sentinel:
             value = canonical.decode(data, "the sentinel's sketch")
             window = [_dense(item, profile) for item in value["window"]]
             total = _dense(value["total"], profile)
+            unseen_rows = int(value["unseen_rows"])
             watches = {str(k): _Watch(*map(int, v)) for k, v in value["watches"].items()}
         except (EdgepackError, KeyError, TypeError, ValueError, AttributeError, IndexError):
             return sentinel
-        sentinel._window = window or sentinel._window
+        sentinel._window = [*window, *sentinel._window]
         sentinel.total = total
+        sentinel._unseen_rows = unseen_rows
         sentinel._watches = watches
         return sentinel
 
