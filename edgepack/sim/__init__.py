@@ -1,0 +1,1 @@
+"""A laboratory: devices, sticks and a base of the real code on disks that fail."""
