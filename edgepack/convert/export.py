@@ -13,8 +13,8 @@ from device_runtime.format.schema import Column, ModelInput, ModelOutput, Schema
 from edgepack.convert.families import refuse, unwrap
 from edgepack.convert.normal import normalise
 from edgepack.errors import ConversionError, DataError
+from edgepack.fitted import Fitted, class_text
 from edgepack.recipe import Recipe
-from edgepack.train.fit import Fitted, class_text
 
 if TYPE_CHECKING:
     import pandas as pd

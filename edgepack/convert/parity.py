@@ -17,7 +17,7 @@ from device_runtime.model.session import open_session
 from edgepack.convert.feed import ROWS, Scored, batch_of, official_session, run_official
 from edgepack.convert.hostile import hostile_rows, thresholds_of
 from edgepack.errors import ConversionError
-from edgepack.train.fit import class_text, scores_of
+from edgepack.fitted import class_text, scores_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,8 +15,8 @@ from edgepack.convert.families import number_types, unwrap
 from edgepack.convert.feed import official_session, run_official
 from edgepack.convert.hostile import base_rows, with_value
 from edgepack.errors import ConversionError, ParityError
+from edgepack.fitted import Fitted
 from edgepack.recipe import Recipe
-from edgepack.train.fit import Fitted
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgepack.errors import DataError, RecipeError
+from edgepack.fitted import CLASSED, Fitted, class_text, names_of
 from edgepack.recipe import Recipe
 from edgepack.tables import inputs_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-CLASSED = ("binary", "classes")
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """A trained estimator and the columns it was trained on; lives in memory only.
-
-    Attributes:
-        recipe: What it was made by.
-        estimator: Fitted scikit-learn estimator over the raw input columns.
-        inputs: Names of the input columns, in order.
-        names: Class names as text, quantile levels, or names of scores.
-        seed: Of every random choice.
-        rows: Training rows.
-    """
-
-    recipe: Recipe
-    estimator: Any
-    inputs: tuple[str, ...]
-    names: tuple[str, ...]
-    seed: int
-    rows: int
-
-    def predict_scores(self, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
-        """Return the estimator's own scores [n, k]; see `scores_of`."""
-        found = scores_of(self.estimator, self.recipe.task, frame[list(self.inputs)])
-        if found is None:
-            raise RecipeError(f"the model of {self.recipe.name} gives no probabilities")
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +29,6 @@ class Split:
     train: pd.DataFrame
     test: pd.DataFrame
     how: str
-
-
-def class_text(value: Any) -> str:
-    """Return the name of a class as it stands in answers and labels: `true`, `3`, `wheat`."""
-    if isinstance(value, (bool, np.bool_)):
-        return "true" if value else "false"
-    if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        return str(int(value))
-    return str(value)
 
 
 def target_values(recipe: Recipe, frame: pd.DataFrame) -> Any:
@@ -189,38 +150,3 @@ def fit(
     inputs = inputs_of(recipe, frame)
     estimator = fit_memory(recipe, frame[inputs], target_values(recipe, frame), seed)
     return Fitted(recipe, estimator, tuple(inputs), names_of(recipe, estimator), seed, len(frame))
-
-
-def names_of(recipe: Recipe, estimator: Any) -> tuple[str, ...]:
-    """Return the names of what the estimator answers, in the order of its scores."""
-    if recipe.task in CLASSED:
-        classes: Sequence[Any] = estimator.classes_
-        return tuple(class_text(item) for item in classes)
-    if recipe.task == "labels":
-        return recipe.names or recipe.target
-    if recipe.task == "quantiles":
-        return tuple(f"{level:g}" for level in recipe.quantiles)
-    return recipe.names or recipe.target or ("score",)
-
-
-def scores_of(estimator: Any, task: str, rows: Any) -> np.ndarray[Any, Any] | None:
-    """Ask a fitted estimator for its scores [n, k] as the bundle's ONNX will answer them.
-
-    Returns:
-        Probabilities per class (`binary`, `classes`, `labels`), values (`regression`,
-        `quantiles`), or scores; None where the estimator only gives labels.
-    """
-    if task in ("binary", "classes"):
-        if not hasattr(estimator, "predict_proba"):
-            return None
-        return np.asarray(estimator.predict_proba(rows))
-    if task == "labels":
-        found = estimator.predict_proba(rows)
-        if isinstance(found, list):  # one [n, 2] per label
-            return np.stack([np.asarray(item)[:, -1] for item in found], axis=1)
-        return np.asarray(found)
-    if task == "scores":
-        for name in ("score_samples", "decision_function", "predict"):
-            if hasattr(estimator, name):
-                return np.asarray(getattr(estimator, name)(rows)).reshape(len(rows), -1)
-    return np.asarray(estimator.predict(rows)).reshape(len(rows), -1)

@@ -1,0 +1,107 @@
+"""`init`: a workspace with keys and a recipe, all of it or nothing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from device_runtime.clock import Clock, SystemClock
+from device_runtime.disk import Disk, RealDisk
+from edgepack.recipe import load_recipe
+from edgepack.starts import bundle_name, copy_story, write_from_data
+from edgepack.workspace import Workspace, ask_passphrase, check_new
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What the person wished to start from; empty texts for what was not given.
+
+    Attributes:
+        story: Recipe that comes along.
+        data: Table to look at.
+        target: Its column to predict.
+        model: Trained model.
+        samples: Real rows for it.
+        allow_pickle: Whether the model may be unpickled.
+    """
+
+    story: str = ""
+    data: str = ""
+    target: str = ""
+    model: str = ""
+    samples: str = ""
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What was made.
+
+    Attributes:
+        root: Absolute folder of the workspace.
+        recipe: Name of the recipe in it; "" for none.
+        notes: What a person should know.
+    """
+
+    root: Path
+    recipe: str
+    notes: tuple[str, ...] = ()
+
+
+def begin(
+    folder: Path, wish: Beginning, *, clock: Clock | None = None, disk: Disk | None = None
+) -> Begun:
+    """Make the workspace beside its place, then rename it: an interrupted `init` leaves nothing.
+
+    Raises:
+        WorkspaceError: The folder is not empty, or lies in another workspace.
+        RecipeError, DataError, ConversionError: What to start from is not there or not usable.
+        KeyringError: No passphrase.
+    """
+    from edgepack.keys.ceremony import found
+
+    disk = disk or RealDisk()
+    root = folder.absolute()
+    check_new(root)
+    passphrase = ask_passphrase("Passphrase for the new keys: ", confirm=True)
+    disk.mkdir(root.parent)
+    part = root.with_name(f".{root.name}.part")
+    disk.rmtree(part)
+    try:
+        ws = Workspace.create(part, disk=disk)
+        name, notes = _recipe(ws, wish)
+        found(ws, passphrase, clock or SystemClock())
+        if root.exists():
+            os.rmdir(root)  # empty, checked above
+        disk.rename(part, root)
+        disk.fsync_dir(root.parent)
+    except BaseException:
+        disk.rmtree(part)
+        raise
+    return Begun(root, name, notes)
+
+
+def _recipe(ws: Workspace, wish: Beginning) -> tuple[str, tuple[str, ...]]:
+    if wish.story:
+        copy_story(wish.story, ws.recipes / wish.story)
+        return wish.story, ()
+    if wish.data:
+        path = Path(wish.data)
+        name = bundle_name(path.stem)
+        write_from_data(path, wish.target, ws.recipes / name)
+        load_recipe(ws.recipes / name)
+        return name, ("bundle.toml was written by looking at the data: read it before training",)
+    if wish.model:
+        from edgepack.convert.foreign import write_from_model
+
+        name = bundle_name(Path(wish.model).stem)
+        notes = write_from_model(
+            Path(wish.model),
+            Path(wish.samples),
+            ws.recipes / name,
+            allow_pickle=wish.allow_pickle,
+        )
+        load_recipe(ws.recipes / name)
+        return name, notes
+    return "", ()
