@@ -6,15 +6,16 @@ A refusal is not remembered: a policy, a disk or a runtime may be another at the
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from device_runtime._version import __version__
-from device_runtime.errors import AdmissionError, IncompatibleError, MachineError
+from device_runtime.errors import AdmissionError, FormatError, IncompatibleError, MachineError
 from device_runtime.format.manifest import Manifest
 from device_runtime.home import Home
 from device_runtime.model.graph import GraphFacts, admit, inspect_graph
 from device_runtime.policy import Policy
-from device_runtime.trust.bundle import VerifiedBundle, release
+from device_runtime.trust.bundle import VerifiedBundle
 
 STAGING_MARGIN = 16 << 20  # metadata, folders, and what else grows meanwhile
 _CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -77,13 +78,13 @@ def _check_names(home: Home, manifest: Manifest, policy: Policy) -> None:
 
 
 def _check_runtime(manifest: Manifest) -> None:
-    if release(manifest.min_runtime) > release(__version__):
+    if _numbers(manifest.min_runtime) > _numbers(__version__):
         raise IncompatibleError(
             f"this bundle needs edgepack-device {manifest.min_runtime}, here is {__version__}",
             next="update edgepack-device on this device first",
         )
     here = installed_onnxruntime()
-    if release(manifest.min_onnxruntime) > release(here):
+    if _numbers(manifest.min_onnxruntime) > _numbers(here):
         raise IncompatibleError(
             f"this bundle needs onnxruntime {manifest.min_onnxruntime}, here is {here}",
             next="update edgepack-device and its packages on this device first",
@@ -112,6 +113,15 @@ def _check_disk(home: Home, bundle: VerifiedBundle) -> None:
             f"the bundle needs {need / 2**20:,.1f} MiB of disk, {free / 2**20:,.1f} MiB are free",
             next=f"free {(need - free) / 2**20:,.1f} MiB and install it again",
         )
+
+
+def _numbers(version: str) -> list[int]:
+    """Return the numbers that a version begins with; 1.20 is 1.20.0."""
+    found = re.match(r"[0-9]{1,6}(?:\.[0-9]{1,6}){0,4}", version)
+    if found is None:
+        raise FormatError(f"{version!r} is not a version")
+    numbers = [int(part) for part in found[0].split(".")]
+    return numbers + [0] * (5 - len(numbers))
 
 
 def machine_ram() -> int:

@@ -90,8 +90,7 @@ def advance(disk: Disk, file: Path, trusted: Trusted, policy: Policy) -> RootSte
     """
     new = advance_root(bundles.read_roots(disk, file, policy), trusted, policy)
     facts = quorum.root_facts(new.root)
-    stopped: frozenset[str] = getattr(facts, "stopped_digests", frozenset())
-    return RootStep(new, facts.revoked_keys, facts.revoked_digests, stopped)
+    return RootStep(new, facts.revoked_keys, facts.revoked_digests, facts.stopped_digests)
 
 
 def prove(folder: Path, home: Home, bundle: VerifiedBundle, policy: Policy) -> SelfTestResult:
@@ -222,8 +221,9 @@ def _commit_root(home: Home, step: RootStep) -> Generation:
 
 def _commit_revocations(home: Home, bundle: VerifiedBundle) -> Generation:
     generation = home.generation()
-    stopped: frozenset[str] = getattr(bundle, "stopped_digests", frozenset())
-    new = rules.revoke(generation, bundle.revoked_keys, bundle.revoked_digests, stopped)
+    new = rules.revoke(
+        generation, bundle.revoked_keys, bundle.revoked_digests, bundle.stopped_digests
+    )
     return _commit_settled(home, generation, new)
 
 
