@@ -145,6 +145,7 @@ def sync(
     clock: Clock,
     ask: Ask | None = None,
     disk: Disk | None = None,
+    view: bool = True,
 ) -> SyncResult:
     """Do everything that a plugged-in stick is there for.
 
@@ -157,6 +158,7 @@ def sync(
         clock: Says when; nothing hangs on it.
         ask: Decides about new devices on a terminal.
         disk: What the stick is written through; as the workspace when None.
+        view: Whether to bring the tables up to date, too.
 
     Raises:
         StickError: The stick was pulled, is full, read-only, or lies. What was read is imported.
@@ -177,7 +179,8 @@ def sync(
         _, lines = read_reports(stick, registry, base, clock, dry_run=dry_run)
         result.lines += importer.tally.lines + lines
         if not dry_run:
-            _view(result, ws, registry, ring)
+            if view:
+                _view(result, ws, registry, ring)
             _write(result, ws, registry, ring.identity(), stick)
             result.verified = stick.finish()
             registry.set("synced_at", str(clock.wall_ns()))
