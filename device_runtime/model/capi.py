@@ -127,6 +127,21 @@ def library_path() -> str:
     )
 
 
+def installed_version() -> str:
+    """Return the version of the installed onnxruntime, such as "1.32.0", without loading it.
+
+    Raises:
+        ModelLoadError: It is not installed.
+    """
+    name = os.path.basename(library_path())
+    version = name.partition(".so.")[2]
+    if version:
+        return version
+    from importlib.metadata import version as installed
+
+    return installed("onnxruntime")
+
+
 @dataclass(frozen=True, slots=True)
 class Port:
     """One input or output of a loaded model.
