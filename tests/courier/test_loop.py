@@ -1,0 +1,140 @@
+"""A whole visit, both ways, and what a person is told."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from device_runtime.courier.stick import Stick
+from device_runtime.disk import RealDisk
+from device_runtime.errors import StickBusyError
+from edgepack.errors import DeviceUnknownError
+
+
+def packs(stick):
+    return sorted(stick.glob("EDGEPACK/logs/*/*/*.segs"))
+
+
+def test_rows_come_home_once_and_are_acknowledged(lab):
+    device, stick = lab.accepted(), lab.stick()
+    device.rows([1, 2, 3], sync=True)
+    device.label(2)
+    left = device.sync(stick)
+    assert (left.left.rows, left.left.waiting) == (3, 0)
+    result = lab.sync(stick)
+    assert (result.tally.rows, result.tally.labels) == (3, 1)
+    assert not packs(stick), "registered packs leave the stick"
+    again = device.sync(stick)
+    assert again.acked.marked >= 2
+    assert device.durable <= lab.ids()
+
+
+def test_two_lines_say_what_came_and_what_went(lab):
+    device, stick = lab.accepted(), lab.stick()
+    device.rows(list(range(1000)), sync=True)
+    device.sync(stick)
+    result = lab.sync(stick)
+    assert result.came() == "came: 1,000 rows in 2 segments from press-1"
+    assert result.went().startswith("went: acks for 1 device; safe to remove")
+    assert (stick / "EDGEPACK/LAST-SYNC-press-1.txt").read_text().startswith("press-1 ")
+
+
+def test_a_new_device_is_held_until_its_words_were_compared(lab):
+    device, stick = lab.device(), lab.stick()
+    device.rows([1, 2], sync=True)
+    device.sync(stick)
+    first = lab.sync(stick)
+    assert first.tally.rows == 0
+    assert first.tally.held == 2
+    assert [item.name for item in first.new_devices] == ["press-1"]
+    assert len(first.new_devices[0].words.split()) == 8
+    assert not list(stick.glob("EDGEPACK/acks/*/*"))
+    shutil.rmtree(stick)  # what was held does not need the stick any more
+    second = lab.sync(lab.stick(), accept=["press-1"])
+    assert second.tally.rows == 2
+    assert device.durable <= lab.ids()
+
+
+def test_nobody_unknown_can_be_accepted(lab):
+    with pytest.raises(DeviceUnknownError):
+        lab.sync(lab.stick(), accept=["press-9"])
+
+
+def test_one_kit_used_twice_is_flagged(lab):
+    first, stick = lab.accepted(), lab.stick()
+    twin = type(first)(
+        "press-1", lab.folder / "twin", lab.kits["press-1"],
+        disk=RealDisk(), clock=lab.clock, disk_id="e" * 16,
+    )  # fmt: skip
+    twin.sync(stick)
+    result = lab.sync(stick)
+    assert [item.name for item in result.new_devices] == ["press-1-2"]
+    assert "used before" in result.new_devices[0].note
+    with lab.registry() as registry:
+        assert [alarm.kind for alarm in registry.alarms()] == ["kit"]
+
+
+def test_many_devices_share_a_stick_and_a_device_has_many_sticks(lab):
+    devices = [lab.accepted(f"press-{n}") for n in range(3)]
+    sticks = [lab.stick("usb-a"), lab.stick("usb-b")]
+    for turn in range(6):
+        for number, device in enumerate(devices):
+            device.rows([turn * 100 + number], sync=True)
+            device.sync(sticks[(turn + number) % 2])
+        if turn % 2:
+            lab.sync(sticks[turn // 2 % 2])
+    for stick in (*sticks, *sticks):
+        for device in devices:
+            device.sync(stick)
+        lab.sync(stick)
+    assert set().union(*(device.durable for device in devices)) <= lab.ids()
+
+
+def test_a_second_sync_of_the_same_stick_changes_nothing(lab):
+    device, stick = lab.accepted(), lab.stick()
+    device.rows([1], sync=True)
+    device.sync(stick)
+    copy = shutil.copytree(stick, lab.folder / "copy")
+    lab.sync(stick)
+    before = lab.ids()
+    for replay in (copy, stick, copy):
+        result = lab.sync(replay)
+        assert (result.tally.segments, result.tally.rows) == (0, 0)
+    assert lab.ids() == before
+
+
+def test_a_dry_run_writes_neither_here_nor_there(lab):
+    device, stick = lab.accepted(), lab.stick()
+    device.rows([1, 2], sync=True)
+    device.sync(stick)
+    files = {path: path.read_bytes() for path in stick.rglob("*") if path.is_file()}
+    result = lab.sync(stick, dry_run=True)
+    assert result.tally.rows == 2
+    assert files == {path: path.read_bytes() for path in stick.rglob("*") if path.is_file()}
+    assert lab.sync(stick).tally.rows == 2
+
+
+def test_two_syncs_at_once_are_refused(lab):
+    stick = lab.stick()
+    with Stick.open(stick, RealDisk()), pytest.raises(StickBusyError):
+        Stick.open(stick, RealDisk())
+
+
+def test_what_did_not_fit_waits_for_the_next_stick(lab, tmp_path):
+    class Small(RealDisk):
+        room = 10_000
+
+        def free_bytes(self, path):
+            return self.room + (64 << 10)
+
+    device = lab.accepted()
+    device.disk = device.home.disk = Small()
+    device.rows(list(range(5000)), sync=True)
+    first = device.sync(lab.stick("small"))
+    assert first.left.waiting >= 1
+    assert first.error is not None
+    assert first.error.code == "stick.full"
+    Small.room = 10 << 20
+    second = device.sync(lab.stick("large"))
+    assert second.left.rows == 5000
