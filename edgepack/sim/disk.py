@@ -86,13 +86,14 @@ class Folder:
 
 
 Node = File | Link | Folder
+Steps = list[tuple[Folder, str, Node | None]]
 
 
 @dataclass(slots=True)
 class _Change:
     """One atomic change of folders: (folder, name, what stands there then)."""
 
-    steps: list[tuple[Folder, str, Node | None]]
+    steps: Steps
 
     def apply(self) -> None:
         for folder, name, node in self.steps:
@@ -252,11 +253,13 @@ class SimDisk:
 
     def room(self) -> int:
         """Return the bytes that still fit."""
+        if self.capacity >= 1 << 40:
+            return self.capacity
         return max(0, self.capacity - _bytes(self._root))
 
     # --- Disk --------------------------------------------------------------------------------
 
-    def create(self, path: Path, mode: int = 0o600) -> _Handle:
+    def create(self, path: Path, mode: int = 0o600) -> _Handle:  # noqa: ARG002
         """Create; see `Disk.create`."""
         self.step("create", path)
         folder = self._folder(path.parent)
@@ -356,7 +359,7 @@ class SimDisk:
                 rest.append(change)
         self._pending = rest
 
-    def free_bytes(self, path: Path) -> int:
+    def free_bytes(self, path: Path) -> int:  # noqa: ARG002
         """Return the room left."""
         return self.room()
 
@@ -382,7 +385,7 @@ class SimDisk:
 
     # --- inside ------------------------------------------------------------------------------
 
-    def _change(self, steps: list[tuple[Folder, str, Node | None]]) -> None:
+    def _change(self, steps: Steps) -> None:
         for folder, name, node in steps:
             if node is None:
                 folder.seen.pop(name, None)
@@ -391,8 +394,8 @@ class SimDisk:
         self._pending.append(_Change(steps))
 
     @staticmethod
-    def _parts(path: Path) -> list[str]:
-        return [part for part in path.parts if part != path.anchor]
+    def _parts(path: Path) -> tuple[str, ...]:
+        return tuple(part for part in path.parts if part != path.anchor)
 
     def _node(self, path: Path) -> Node | None:
         if self._dead:
