@@ -5,6 +5,7 @@ Every mistake is named, all of them in one error, so that one look at the file i
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 import sys
 import tomllib
@@ -310,23 +311,27 @@ def _module(path: Path) -> ModuleType:
     name = f"edgepack_recipe_{abs(hash((str(path), stat.st_mtime_ns, stat.st_size))):x}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    loader = _Loader(name, str(path))
+    spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         sys.modules[name] = module  # what it defines must be importable while it is fitted
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise RecipeError(
             f"{path} does not run{_line(error, path)}: {type(error).__name__}: {_one_line(error)}",
             next="correct recipe.py and repeat the command",
         ) from error
-    finally:
-        sys.dont_write_bytecode = writes
     return module
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Leaves no `__pycache__` in the recipe's folder."""
+
+    def set_data(self, *_path_and_data: Any, **_mode: Any) -> None:
+        """Write nothing."""
 
 
 def _line(error: BaseException, path: Path) -> str:
