@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -202,6 +201,8 @@ class RealDisk:
 
     def rmtree(self, path: Path) -> None:
         """Remove a folder."""
+        import shutil  # brings bz2 and lzma along: not at every start
+
         shutil.rmtree(path, ignore_errors=True)
 
     def symlink(self, target: str, path: Path) -> None:
@@ -297,6 +298,11 @@ def _resident_pages(fd: int, size: int) -> int:
     done = libc.mincore(start, length, vector)
     libc.munmap(start, length)
     return sum(1 for byte in bytes(vector) if byte & 1) if done == 0 else -1
+
+
+def sync_fd(fd: int) -> None:
+    """Make the content of a file that somebody else opened durable (fdatasync)."""
+    os.fdatasync(fd)
 
 
 def write_all(handle: Handle, data: bytes | bytearray | memoryview) -> None:

@@ -1,4 +1,4 @@
-"""What a genuine bundle may still be refused for: age, revocation, the wrong device, its listing."""
+"""What a genuine bundle may still be refused for: age, revocation, device, listing."""
 
 from __future__ import annotations
 
