@@ -1,0 +1,146 @@
+"""Kits: one file, of one piece, recognised by eight words."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from device_runtime.errors import EdgepackError, FormatError, UsageError, VerificationError
+from device_runtime.format.words import words
+from device_runtime.generation import Trusted
+from device_runtime.trust.kit import read_kit
+from edgepack.errors import DeviceUnknownError, KeyringError
+from edgepack.fleet.kit import write_kit
+from edgepack.registry import PlanRow, Registry
+from support.trustsim import DISK, NAME, Base, document, pack, sign_document, unpack
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Base:
+    base = Base.at(tmp_path / "ws")
+    with Registry.open(base.ws.registry) as registry:
+        registry.put_plan(PlanRow("sat-1", "field", NAME, "", 0))
+    return base
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "sat-1.kit"
+
+
+def write(base: Base, out: Path, **kwargs: Path) -> str:
+    return write_kit(base.ws, base.ring, "sat-1", out, clock=base.clock, **kwargs)
+
+
+def test_a_kit_says_what_a_device_must_trust_and_accept(base: Base, out: Path) -> None:
+    base.rotate("root")
+    said = write(base, out)
+    kit = read_kit(DISK, out)
+    assert (kit.device_name, kit.device_class, kit.bundle_name) == ("sat-1", "field", NAME)
+    assert kit.words == said == words(hashlib.sha256(out.read_bytes()).digest())
+    assert sorted(kit.roots) == [1, 2]
+    assert kit.floor == base.now
+    public = base.ring.public()
+    assert kit.policy.recipients == tuple(key.raw.hex() for key in public.recipients)
+    assert kit.policy.ack_keys == ((public.base.ed25519.hex(), public.base.mldsa65.hex()),)
+    assert (kit.bundle, kit.wheels) == (None, ())
+
+
+def test_a_device_made_from_a_kit_accepts_the_bundle_in_it(
+    base: Base, out: Path, tmp_path: Path
+) -> None:
+    file = base.publish()
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    (wheels / "edgepack_device-0.1-py3-none-any.whl").write_bytes(b"w" * 70_000)
+    write(base, out, bundle=file, wheels=wheels)
+    kit = read_kit(DISK, out)
+    assert kit.bundle == file.name
+    kit.extract(DISK, file.name, tmp_path / "b.edgepack")
+    kit.extract(DISK, kit.wheels[0], tmp_path / "w.whl")
+    assert (tmp_path / "b.edgepack").read_bytes() == file.read_bytes()
+    device = base.device()
+    device.trusted = Trusted(kit.roots[max(kit.roots)], floor=kit.floor)
+    device.policy = kit.policy
+    assert device.install(tmp_path / "b.edgepack").version == 1
+
+
+def test_two_kits_never_have_the_same_words(base: Base, out: Path, tmp_path: Path) -> None:
+    assert write(base, out) != write(base, tmp_path / "again.kit")
+
+
+def test_a_kit_is_noted_in_the_plan(base: Base, out: Path) -> None:
+    write(base, out)
+    with Registry.open(base.ws.registry) as registry:
+        plan = registry.plan("sat-1")
+    assert plan is not None
+    assert plan.kit_id == read_kit(DISK, out).kit_id
+
+
+def test_a_changed_kit_is_refused_or_has_other_words(base: Base, out: Path) -> None:
+    said = write(base, out)
+    data = out.read_bytes()
+    for position in range(0, len(data), 997):
+        bad = bytearray(data)
+        bad[position] ^= 1
+        out.write_bytes(bad)
+        try:
+            assert read_kit(DISK, out).words != said
+        except (FormatError, VerificationError):
+            continue
+
+
+def test_a_policy_exchanged_in_a_kit_is_refused(base: Base, out: Path) -> None:
+    write(base, out)
+    entries = unpack(out.read_bytes())
+    policy = entries["payload/policy.json"]
+    entries["payload/policy.json"] = policy.replace(b'"threads":1', b'"threads":8')
+    out.write_bytes(pack(entries))
+    with pytest.raises(VerificationError):
+        read_kit(DISK, out)
+
+
+def test_a_kit_signed_by_one_key_is_refused(base: Base, out: Path) -> None:
+    write(base, out)
+    entries = unpack(out.read_bytes())
+    value = document(entries, "kit")
+    entries["metadata/kit.json"] = sign_document(value, base.ring.signers("targets")[:1])
+    out.write_bytes(pack(entries))
+    with pytest.raises(VerificationError):
+        read_kit(DISK, out)
+
+
+def test_a_surplus_file_in_a_kit_is_refused(base: Base, out: Path) -> None:
+    write(base, out)
+    entries = unpack(out.read_bytes())
+    out.write_bytes(pack({**entries, "payload/autorun.sh": b"#!"}))
+    with pytest.raises(EdgepackError):
+        read_kit(DISK, out)
+
+
+def test_a_bundle_is_not_a_kit_and_a_kit_is_no_bundle(base: Base, out: Path) -> None:
+    with pytest.raises(FormatError):
+        read_kit(DISK, base.publish())
+    write(base, out)
+    with pytest.raises(FormatError):
+        base.device().verify(out)
+
+
+def test_a_bundle_of_another_name_does_not_go_into_the_kit(base: Base, out: Path) -> None:
+    with pytest.raises(VerificationError):
+        write(base, out, bundle=base.publish("valve"))
+
+
+def test_mistakes_at_the_base_are_named(base: Base, out: Path, tmp_path: Path) -> None:
+    with pytest.raises(DeviceUnknownError):
+        write_kit(base.ws, base.ring, "nobody", out, clock=base.clock)
+    with pytest.raises(UsageError):
+        write(base, out, wheels=tmp_path)
+    for path in base.ws.keys.glob("targets-ml-dsa-*.key"):
+        path.unlink()
+    base.ring.keys = tuple(key for key in base.ring.keys if key.path.exists())
+    with pytest.raises(KeyringError):
+        write(base, out)
+    assert not out.exists()
