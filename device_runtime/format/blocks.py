@@ -16,6 +16,7 @@ from device_runtime.format.rowframe import (
     LABEL_BIT,
     PARTIAL,
     RAW_BIT,
+    ROWS_BIT,
     SCORES_BIT,
     UNLIKE_BIT,
     code_bytes,
@@ -24,7 +25,7 @@ from device_runtime.format.segment import RAW, Field, Layout
 
 MAX_BLOCK_ROWS = 65_536
 MAX_DECODED = 256 << 20
-_ALL_BITS = LABEL_BIT | SCORES_BIT | UNLIKE_BIT | PARTIAL | RAW_BIT
+_ALL_BITS = LABEL_BIT | SCORES_BIT | UNLIKE_BIT | PARTIAL | RAW_BIT | ROWS_BIT
 Block = tuple[int, dict[str, ColumnData]]  # rows, columns
 Part = tuple[int, int, bytes]  # sequence of the first row, rows, content
 
@@ -46,6 +47,8 @@ class _Shape:
             fixed.append(("_scores", layout.scores, (k,)))
         if bits & UNLIKE_BIT:
             fixed.append(("_unlike", "float32", ()))
+        if bits & ROWS_BIT:
+            fixed.append(("_row", "int64", ()))
         fixed += [(f.name, f.dtype, f.shape) for f in given if f.dtype != "string"]
         self.fixed = fixed
         self.texts = [field.name for field in given if field.dtype == "string"]

@@ -22,6 +22,8 @@ ROWS, EVENT, LABEL, HOLE, SKETCH = 1, 2, 3, 4, 5  # frames of an open segment
 BLOCK, RECORDS = 16, 17  # frames of a sealed segment
 FRAME_TYPES = (ROWS, EVENT, LABEL, HOLE, SKETCH, BLOCK, RECORDS)
 CLEAR = 1  # flag: the content is readable, and authenticated by a tag at its end
+MARKED = 2  # flag: a mark stands readable before the ciphertext, and is authenticated with it
+MARK = struct.Struct("<8sq")  # stream, number of the first input row
 
 
 class Frame(NamedTuple):

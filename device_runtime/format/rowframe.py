@@ -4,7 +4,8 @@ Content of a ROWS frame, little-endian:
     head: monotonic i64, wall i64, row number of the first row i64 (-1 unknown), latency u32,
         scores per row u16, what is there u16 (bits below)
     if PARTIAL: one bit per field of the layout, lowest first: the given ones
-    flags u16[n]; label i16[n]; scores [n, k]; unlike f32[n]; each given numeric field [n, *shape]
+    flags u16[n]; label i16[n]; scores [n, k]; unlike f32[n]; row numbers i64[n];
+    each given numeric field [n, *shape];
     each given text field in order, then the raw text: number of strings u32, their lengths u32[],
         the strings in UTF-8, codes u8/u16/u32[n] (all bits set: missing)
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+from dataclasses import replace
 from typing import Any
 
 from device_runtime.errors import JournalError
@@ -22,7 +24,7 @@ from device_runtime.format.schema import DTYPES, Schema
 from device_runtime.format.segment import RAW, Field, Layout, Rows
 
 HEAD = struct.Struct("<qqqIHH")
-LABEL_BIT, SCORES_BIT, UNLIKE_BIT, PARTIAL, RAW_BIT = 1, 2, 4, 8, 16
+LABEL_BIT, SCORES_BIT, UNLIKE_BIT, PARTIAL, RAW_BIT, ROWS_BIT = 1, 2, 4, 8, 16, 32
 _ONE_TEXT = struct.Struct("<II")
 _NO_TEXT = bytes(4) + b"\xff"
 _CACHE = 4096
@@ -37,7 +39,8 @@ def layout_of(schema: Schema) -> Layout:
         for column in schema.journaled
     )
     output = schema.output
-    return Layout(fields, output.names, output.scores_dtype, schema.task)
+    target = "" if schema.target is None else schema.target.name
+    return Layout(fields, output.names, output.scores_dtype, schema.task, target)
 
 
 class RowEncoder:
@@ -81,6 +84,9 @@ class RowEncoder:
         if rows.unlike is not None:
             parts.append(rows.unlike)
             bits, size = bits | UNLIKE_BIT, size + 4
+        if rows.rows is not None:
+            parts.append(rows.rows)
+            bits, size = bits | ROWS_BIT, size + 8
         present = b""
         try:
             parts += [columns[name] for name in self._fixed]
@@ -166,9 +172,15 @@ def _part(rows: Rows, start: int, stop: int) -> Rows:
         scores = None if answers.scores is None else cut(answers.scores)
         answers = Answers(stop - start, cut(answers.label), scores, answers.k)
     first = batch.first_row if batch.first_row < 0 else batch.first_row + start
-    unlike = None if rows.unlike is None else cut(rows.unlike)
     part = Batch(stop - start, columns, first)
-    return Rows(part, answers, cut(rows.flags), unlike, rows.latency_us)
+    return replace(
+        rows,
+        batch=part,
+        answers=answers,
+        flags=cut(rows.flags),
+        unlike=None if rows.unlike is None else cut(rows.unlike),
+        rows=None if rows.rows is None else cut(rows.rows),
+    )
 
 
 def field_bytes(field: Field) -> int:

@@ -28,6 +28,7 @@ OPEN, SEALED, SALVAGE = 1, 2, 3
 PREFIX = struct.Struct("<8sBBHII")  # magic, version, kind, 0, bytes of the header, CRC-32
 TRAILER = struct.Struct("<32s64s8s")  # SHA-256 of everything before it, Ed25519, magic
 MAX_HEADER = 1 << 20
+MAX_MARKS = 8
 SIGNATURE_BYTES = 64
 
 _HEX16 = re.compile(r"[0-9a-f]{16}")
@@ -145,12 +146,31 @@ class Layout:
         names: Classes, levels or names of scores: what `_label` and `_scores` mean.
         scores: Dtype of the scores.
         task: Task of the schema, such as `binary`; empty before a bundle is in use.
+        target: Name of the column that a label carries; empty if the schema names none.
     """
 
     fields: tuple[Field, ...] = ()
     names: tuple[str, ...] = ()
     scores: str = "float32"
     task: str = ""
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a stream of input rows was journaled: readable without the key, for `--resume`.
+
+    Attributes:
+        stream: 16 hex characters that name the stream.
+        row: Number of the first input row of the newest block.
+        first: Sequence of that block's first record.
+        count: Records of that block.
+    """
+
+    stream: str
+    row: int
+    first: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +257,7 @@ class Header:
         holes: HOLEs inside: who evicts this segment declares them again.
         skipped: (first, last) sequences that damage took away.
         torn: Bytes of the open file that could not be read.
+        marks: Newest mark of each stream of input rows; at most `MAX_MARKS` streams.
         reason: Why it was sealed: `size`, `age`, `shutdown`, `bundle`, `sync`, `epoch`, `crash`.
     """
 
@@ -263,6 +284,7 @@ class Header:
     holes: tuple[Hole, ...] = ()
     skipped: tuple[tuple[int, int], ...] = ()
     torn: int = 0
+    marks: tuple[Mark, ...] = ()
     reason: str = ""
 
     @property
@@ -287,6 +309,10 @@ class Rows:
         flags: uint16 per row (buffer), see `format.batch`.
         unlike: float32 per row (buffer): how unlike the training data; None if not scored.
         latency_us: Microseconds that this block took.
+        rows: int64 per row (buffer): numbers of the input rows where they do not follow one
+            another; None: `batch.first_row`, and on from there.
+        mark: (8 bytes that name a stream of input rows, number of the block's first row): kept
+            readable without the key, so that a killed run finds what it journaled.
     """
 
     batch: Batch
@@ -294,6 +320,8 @@ class Rows:
     flags: Any
     unlike: Any = None
     latency_us: int = 0
+    rows: Any = None
+    mark: tuple[bytes, int] | None = None
 
 
 RAW = "_raw"
@@ -400,6 +428,7 @@ def _header_json(header: Header) -> dict[str, Any]:
         "names": list(layout.names),
         "scores": layout.scores,
         "task": layout.task,
+        "target": layout.target,
         "keys": [[who, base64.b64encode(blob).decode()] for who, blob in header.keys],
     }
     if header.kind != OPEN:
@@ -410,6 +439,7 @@ def _header_json(header: Header) -> dict[str, Any]:
             "holes": [hole.to_json() for hole in header.holes],
             "skipped": [list(pair) for pair in header.skipped],
             "torn": header.torn,
+            "marks": [[mark.stream, mark.row, mark.first, mark.count] for mark in header.marks],
             "reason": header.reason,
         }
     return value
@@ -446,6 +476,12 @@ def _header(kind: int, value: Any) -> Header:
             holes=tuple(Hole.from_json(hole) for hole in value["holes"]) if closed else (),
             skipped=tuple((_int(a), _int(b)) for a, b in value["skipped"]) if closed else (),
             torn=_int(value["torn"]) if closed else 0,
+            marks=tuple(
+                Mark(_hex(s, _HEX16), _int(row, -1), _int(first), _int(count, 1))
+                for s, row, first, count in value["marks"]
+            )
+            if closed
+            else (),
             reason=_text(value["reason"]) if closed else "",
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -464,7 +500,9 @@ def _layout(value: Any) -> Layout:
             Field(_text(name), _text(dtype), tuple(_int(s, 1) for s in shape), _text(journal))
         )
     names = tuple(_text(item) for item in value["names"])
-    return Layout(tuple(fields_), names, _text(value["scores"]), _text(value["task"]))
+    return Layout(
+        tuple(fields_), names, _text(value["scores"]), _text(value["task"]), _text(value["target"])
+    )
 
 
 def _parent_json(parent: Parent | None) -> dict[str, Any] | None:

@@ -10,15 +10,16 @@ from dataclasses import replace
 
 from device_runtime.crypt import Aead, Identity, RecipientKey
 from device_runtime.disk import Handle, write_all
-from device_runtime.format.frames import CLEAR, FRAME, MARKER
+from device_runtime.format.frames import CLEAR, FRAME, MARKED, MARKER
 from device_runtime.format.segment import (
     Header,
+    Mark,
     Name,
     header_message,
     open_header,
     write_header,
 )
-from device_runtime.journal.seal import TAG, new_key
+from device_runtime.journal.seal import TAG, new_key, note_mark
 from device_runtime.journal.shelf import Shelf
 
 _PACK = FRAME.pack
@@ -36,6 +37,7 @@ class Active:
         broken: The file cannot be trusted any more: it is never written again.
         aead: Its key.
         prefix: `device/epoch/uid/`.
+        marks: Stream → its newest mark.
     """
 
     def __init__(self, name: Name, header: Header, hash: bytes, aead: Aead, handle: Handle) -> None:
@@ -43,6 +45,7 @@ class Active:
         self.prefix = header.prefix
         self.size = self.offset = self.durable = 0
         self.broken = False
+        self.marks: dict[str, Mark] = {}
         self._hash, self._handle = hash, handle
         self._counter = 0
         self._listed = False
@@ -79,7 +82,9 @@ class Active:
         """Sequence of the next record."""
         return self.header.first + self.offset
 
-    def append(self, type: int, content: bytes, count: int, *, clear: bool = False) -> int:
+    def append(
+        self, type: int, content: bytes, count: int, *, clear: bool = False, mark: bytes = b""
+    ) -> int:
         """Write one frame with one system call; return the bytes written.
 
         The counter is the nonce: it is used up even if the write fails, so no two frames that
@@ -90,14 +95,15 @@ class Active:
         """
         counter = self._counter
         self._counter = counter + 1
-        length = len(content) + TAG
-        head = _PACK(0, MARKER, type, CLEAR if clear else 0, length, counter, self.offset, count)[
-            4:
-        ]
-        if clear:
+        length = len(mark) + len(content) + TAG
+        flags = CLEAR if clear else MARKED if mark else 0
+        head = _PACK(0, MARKER, type, flags, length, counter, self.offset, count)[4:]
+        if flags == 0:
+            body = self.aead.seal(counter, content, self._hash + head)
+        elif clear:
             body = content + self.aead.seal(counter, b"", self._hash + head + content)
         else:
-            body = self.aead.seal(counter, content, self._hash + head)
+            body = mark + self.aead.seal(counter, content, self._hash + head + mark)
         crc = zlib.crc32(body, zlib.crc32(head))
         data = crc.to_bytes(4, "little") + head + body
         size = len(data)
@@ -109,6 +115,8 @@ class Active:
         if written != size:
             self._undo()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if mark:
+            note_mark(self.marks, mark, self.next, count)
         self.size += size
         self.offset += count
         return size

@@ -9,7 +9,17 @@ from dataclasses import dataclass, replace
 from device_runtime.crypt import ED25519_SIGNATURE, Aead, PublicIdentity, sha256, unwrap_key
 from device_runtime.errors import FormatError, SegmentError
 from device_runtime.format.batch import ColumnData
-from device_runtime.format.frames import BLOCK, CLEAR, FRAME, RECORDS, ROWS, Frame, frames
+from device_runtime.format.frames import (
+    BLOCK,
+    CLEAR,
+    FRAME,
+    MARK,
+    MARKED,
+    RECORDS,
+    ROWS,
+    Frame,
+    frames,
+)
 from device_runtime.format.segment import (
     OPEN,
     SALVAGE,
@@ -80,6 +90,9 @@ class FrameOpener:
             body, tag = body[:-16], body[-16:]
             plain = self._aead.open(frame.counter, tag, self._hash + head + body)
             result = None if plain is None else bytes(body)
+        elif frame.flags & MARKED:
+            mark, body = body[: MARK.size], body[MARK.size :]
+            result = self._aead.open(frame.counter, body, self._hash + head + mark)
         else:
             result = self._aead.open(frame.counter, body, self._hash + head)
         if result is None:
@@ -253,6 +266,7 @@ def _salvaged(view: memoryview, outer: Header, device: PublicIdentity) -> Header
         holes=outer.holes,
         skipped=outer.skipped,
         torn=outer.torn,
+        marks=outer.marks,
         reason=outer.reason,
     )
     if inner.kind != OPEN or same != replace(outer, keys=()):

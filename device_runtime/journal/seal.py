@@ -25,6 +25,8 @@ from device_runtime.errors import FormatError, SegmentError
 from device_runtime.format.frames import (
     BLOCK,
     HOLE,
+    MARK,
+    MARKED,
     RECORDS,
     ROWS,
     Frame,
@@ -34,12 +36,14 @@ from device_runtime.format.frames import (
     scan,
 )
 from device_runtime.format.segment import (
+    MAX_MARKS,
     SALVAGE,
     SEALED,
     TRAILER,
     TRAILER_MAGIC,
     Header,
     Hole,
+    Mark,
     Name,
     Opened,
     open_header,
@@ -92,6 +96,16 @@ class OpenFile:
                     found += record.holes
         return tuple(found)
 
+    def marks(self) -> tuple[Mark, ...]:
+        """Return the newest mark of each stream."""
+        found: dict[str, Mark] = {}
+        first = self.opened.header.first
+        for frame in self.scan.frames:
+            if frame.flags & MARKED and frame.type == ROWS and frame.length >= MARK.size:
+                mark = self.data[frame.content : frame.content + MARK.size]
+                note_mark(found, mark, first + frame.offset, frame.n)
+        return tuple(list(found.values())[-MAX_MARKS:])
+
     def closed(self, kind: int, previous: str, reason: str) -> Header:
         """Return the header that a sealed or salvaged form gets."""
         header, found = self.opened.header, self.scan
@@ -106,8 +120,19 @@ class OpenFile:
             holes=self.holes(),
             skipped=tuple((header.first + a, header.first + b) for a, b in found.skipped),
             torn=found.torn,
+            marks=self.marks(),
             reason=reason,
         )
+
+
+def note_mark(marks: dict[str, Mark], mark: bytes, sequence: int, count: int) -> None:
+    """Keep the newest mark of each stream, newest last; frames of one block add up."""
+    stream, row = MARK.unpack(mark)
+    before = marks.pop(stream.hex(), None)
+    if before is not None and before.row == row and before.first + before.count == sequence:
+        marks[stream.hex()] = replace(before, count=before.count + count)
+    else:
+        marks[stream.hex()] = Mark(stream.hex(), max(row, -1), sequence, count)
 
 
 def new_key(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from device_runtime.errors import (
     JournalError,
     JournalFullError,
 )
-from device_runtime.format.frames import EVENT, HOLE, LABEL, ROWS, SKETCH
+from device_runtime.format.frames import EVENT, HOLE, LABEL, MARK, ROWS, SKETCH
 from device_runtime.format.rowframe import RowEncoder, halves, layout_of, utf8
 from device_runtime.format.schema import Schema
 from device_runtime.format.segment import (
@@ -64,6 +65,17 @@ class Appended(NamedTuple):
     first_sequence: int
     prefix: str
     kept: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """The newest block of a stream of input rows in one lane: see `Rows.mark`."""
+
+    lane: Lane
+    prefix: str
+    first_sequence: int
+    count: int
+    row: int
 
 
 _NOT_KEPT = Appended(-1, "", kept=False)
@@ -163,15 +175,16 @@ class Journal:
         monotonic = self._clock.monotonic_ns()
         content = self._encoder.encode(rows, monotonic, self._clock.wall_ns())
         n = rows.batch.n
+        mark = b"" if rows.mark is None else MARK.pack(*rows.mark)
         if len(content) > _LARGE_CONTENT and n > 1:
-            result = self._append_large(rows, lane, monotonic)
+            result = self._append_large(rows, lane, monotonic, mark)
         else:
-            result = self._put(lane, ROWS, content, n)
+            result = self._put(lane, ROWS, content, n, mark)
         if monotonic - self._last_sync >= self._group_ns:
             self._sync_due(monotonic)
         return result
 
-    def _append_large(self, rows: Rows, lane: Lane, monotonic: int) -> Appended:
+    def _append_large(self, rows: Rows, lane: Lane, monotonic: int, mark: bytes) -> Appended:
         """Append rows that do not fit one frame; all of them into one segment: one prefix."""
         wall = self._clock.wall_ns()
         pieces = [rows]
@@ -183,9 +196,9 @@ class Journal:
                 pieces += reversed(halves(piece))
             else:
                 contents.append((piece.batch.n, content))
-        first = self._put(lane, ROWS, contents[0][1], contents[0][0])
+        first = self._put(lane, ROWS, contents[0][1], contents[0][0], mark)
         for n, content in contents[1:]:
-            part = self._put(lane, ROWS, content, n, roll=False)
+            part = self._put(lane, ROWS, content, n, mark, roll=False)
             if not part.kept or part.prefix != first.prefix:
                 return _NOT_KEPT  # the disk failed half way; the rows before stay as they are
         return first
@@ -219,7 +232,14 @@ class Journal:
         return RecordId.parse(f"{result.prefix}{result.first_sequence}")
 
     def _put(
-        self, lane: Lane, type: int, content: bytes, count: int, *, roll: bool = True
+        self,
+        lane: Lane,
+        type: int,
+        content: bytes,
+        count: int,
+        mark: bytes = b"",
+        *,
+        roll: bool = True,
     ) -> Appended:
         """Append one frame."""
         active = self._active.get(lane)
@@ -233,10 +253,10 @@ class Journal:
             ):
                 active = self._ready(lane, len(content), type, roll=roll)
             try:
-                size = active.append(type, content, count, clear=type == HOLE)
+                size = active.append(type, content, count, mark=mark)
             except OSError as error:
                 active = self._again(active, error)
-                size = active.append(type, content, count, clear=type == HOLE)
+                size = active.append(type, content, count, mark=mark)
             self._shelf.used += size
             self._shelf.sizes[active.name] = active.size
             if self._each:
@@ -615,6 +635,25 @@ class Journal:
             evicted=self._evicted,
             unjournaled=self._unjournaled,
         )
+
+    def marks(self, stream: bytes) -> list[Marked]:
+        """Return the newest mark of a stream of input rows in each lane of this epoch."""
+        result: list[Marked] = []
+        for lane in Lane:
+            active = self._active.get(lane)
+            mark = None if active is None else active.marks.get(stream.hex())
+            if active is not None and mark is not None:
+                result.append(Marked(lane, active.prefix, mark.first, mark.count, mark.row))
+                continue
+            for info in reversed(self.sealed()):
+                if info.epoch == self.epoch.id and info.lane == lane:
+                    found = [mark for mark in info.header.marks if mark.stream == stream.hex()]
+                    if found:
+                        mark = found[0]
+                        prefix = info.header.prefix
+                        result.append(Marked(lane, prefix, mark.first, mark.count, mark.row))
+                        break
+        return result
 
     # --- epochs ------------------------------------------------------------------------------
 
