@@ -12,11 +12,11 @@ import pyarrow as pa
 from device_runtime.crypt import sha256
 from device_runtime.format.schema import Schema
 from edgepack.errors import DataError, EvidenceError
+from edgepack.fitted import CLASSED, class_text
 from edgepack.learn.bootstrap import Array
 from edgepack.learn.survey import Survey, order_of
 from edgepack.recipe import Recipe
 from edgepack.tables import inputs_of, prepare, read_table
-from edgepack.train.fit import CLASSED, class_text
 
 if TYPE_CHECKING:
     import pandas as pd

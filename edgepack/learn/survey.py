@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from device_runtime.format.batch import FLAG_INVALID
 from device_runtime.format.schema import Schema
@@ -51,7 +52,14 @@ class Survey:
         return len(self.labels) - self.used
 
 
-def survey(view: View, labels: Labels, schema: Schema, columns: Sequence[str] = ()) -> Survey:
+def survey(
+    view: View,
+    labels: Labels,
+    schema: Schema,
+    columns: Sequence[str] = (),
+    *,
+    upto: int | None = None,
+) -> Survey:
     """Walk once over the table in constant memory; keep the labelled rows.
 
     Args:
@@ -59,6 +67,7 @@ def survey(view: View, labels: Labels, schema: Schema, columns: Sequence[str] = 
         labels: Resolved labels.
         schema: Of the newest bundle.
         columns: More columns of the user to keep.
+        upto: Only imports up to this serial.
     """
     there = view.columns()
     key = schema.key.name if schema.key else None
@@ -72,7 +81,8 @@ def survey(view: View, labels: Labels, schema: Schema, columns: Sequence[str] = 
     months: Counter[str] = Counter()
     rows = invalid = 0
     used = np.zeros(len(labels), bool)
-    for batch in view.batches(names) if there else ():
+    where = None if upto is None else ds.field("_serial") <= upto
+    for batch in view.batches(names, where) if there else ():
         rows += batch.num_rows
         valid = numbers(batch.column("_flags"), np.int32) & FLAG_INVALID == 0
         if not valid.all():

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from edgepack.errors import EvidenceError
+from edgepack.fitted import CLASSED
 from edgepack.learn.bootstrap import Array
-from edgepack.train.fit import CLASSED
 
 SPAN = 30 * 86_400  # seconds, where the recipe names no window
 RARE = 10  # fewest rows of a class in the window (binary)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from device_runtime.format.schema import Schema
 from edgepack.store.truth import Reading, read_values
@@ -145,21 +146,24 @@ class Labels:
         return np.where(place >= 0, order[np.maximum(place, 0)], -1)
 
 
-def collect(view: View, schema: Schema | None) -> Labels:
+def collect(view: View, schema: Schema | None, *, upto: tuple[int, int] | None = None) -> Labels:
     """Read and resolve every label of a bundle name.
 
     Args:
         view: Of the bundle name; labels of compromised devices are left out.
         schema: Of the newest bundle: which values are truths; None: any text.
+        upto: (import serial, label file): as if nothing later had come.
     """
     from edgepack.store.label_files import base_labels
 
-    table = view.read(_COLUMNS, what="labels").sort_by(
+    serial, number = upto or (None, None)
+    where = None if serial is None else ds.field("_serial") <= serial
+    table = view.read(_COLUMNS, where, what="labels").sort_by(
         [("_serial", "ascending"), ("_sequence", "ascending")]
     )
     given = pa.concat_tables(
         [table.select(["_device", "ref", "by", "value", "source", "observed"]),
-         base_labels(view.ws, view.name)],
+         base_labels(view.ws, view.name, number)],
         promote_options="permissive",
     ).combine_chunks()  # fmt: skip
     return resolve(given, schema)

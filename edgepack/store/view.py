@@ -82,9 +82,10 @@ class View:
 
     def progress(self) -> int:
         """Return the last import serial that the view has; 0 for an empty one."""
-        return max((self._serial(path) for path in self.paths()), default=0)
+        return max((self.serial(path) for path in self.paths()), default=0)
 
-    def _serial(self, path: Path) -> int:
+    def serial(self, path: Path) -> int:
+        """Return the last import serial that one of the tables has."""
         if not (path / "_delta_log").is_dir():
             return 0
         return DeltaTable(path).transaction_version(self.app) or 0
@@ -124,7 +125,7 @@ class View:
         repeated, and what stands already in labels and events is skipped by their own serials.
         """
         serial = segments[-1].serial
-        have = {what: self._serial(self.beside(what)) for what in ("labels", "events")}
+        have = {what: self.serial(self.beside(what)) for what in ("labels", "events")}
         sides = {"labels": Side(LABELS, have["labels"]), "events": Side(EVENTS, have["events"])}
         batches = ahead(source.decode(segments, sides))
         first = next(batches, None)
@@ -176,7 +177,7 @@ class View:
             return
         table = DeltaTable(paths[-1])
         table.create_write_transaction(
-            [], "append", table.schema(), commit_properties=self._commit(serial)
+            [], "append", table.schema(), commit_properties=self.commit(serial)
         )
 
     def _write(self, path: Path, rows: Any, serial: int) -> None:
@@ -191,10 +192,11 @@ class View:
             writer_properties=WriterProperties(
                 compression="SNAPPY", max_row_group_size=ROW_GROUP, statistics_truncate_length=32
             ),
-            commit_properties=self._commit(serial),
+            commit_properties=self.commit(serial),
         )
 
-    def _commit(self, serial: int) -> CommitProperties:
+    def commit(self, serial: int) -> CommitProperties:
+        """Return what marks a commit as ours, with the serial up to which the table is complete."""
         return CommitProperties(
             app_transactions=[Transaction(self.app, serial)],
             custom_metadata={MARK: str(serial)},

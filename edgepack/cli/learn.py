@@ -1,0 +1,272 @@
+"""`edgepack status, drift, retrain, label, store`: what came home, and what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from edgepack.cli import learn_store
+from edgepack.cli.screen import Screen, guard
+
+if TYPE_CHECKING:
+    from edgepack.learn.drift import Drift
+
+_WORKSPACE = typer.Option("", "--workspace", "-C", help="The workspace; else found from here up.")
+_JSON = typer.Option(False, "--json", help="Print one JSON object and nothing else.")
+_NAME = typer.Argument("", help="Bundle name; needed where the workspace has several.")
+_REFERENCE = typer.Option(None, "--reference", help="A plain file: before.")
+_CURRENT = typer.Option(None, "--current", help="A plain file: now.")
+_HTML = typer.Option(..., "-o", "--out", help="The HTML file to write.")
+_CSV = typer.Option(..., "-o", "--out", help="The CSV file to write.")
+_LABELS = typer.Argument(help="CSV, NDJSON or Parquet: an id and a value in each line.")
+_DEVICE = typer.Option("", "--device", help="Only this device (name or id).")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("status")(status)
+    app.command("drift")(drift)
+    app.command("retrain")(retrain)
+    app.command("report")(report)
+    labels = typer.Typer(help="Labels: import what is known, ask for what is worth knowing.")
+    labels.command("import")(label_import)
+    labels.command("queue")(label_queue)
+    app.add_typer(labels, name="label")
+    learn_store.register(app)
+
+
+@guard
+def status(device: str = _DEVICE, workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
+    """Show where every device stands, what the labels say, and what is due."""
+    from edgepack.learn.state import state
+
+    screen = Screen(json)
+    with screen.step("reading what came home"):
+        found = state(*_base(workspace), device=device or None)
+    screen.table(
+        ["device", "state", "bundle", "age d", "temperature", "produced", "home", "out", "lost"],
+        [
+            [
+                item.name, item.state, item.bundle_version, item.age_days, item.temperature,
+                item.records.produced, item.records.home, item.records.out, item.records.lost,
+            ]
+            for item in found.fleet.devices
+        ],
+    )  # fmt: skip
+    for item in found.fleet.devices:
+        for kind, text in item.alarms:
+            screen.line(f"alarm [{kind}] {item.name}: {text}")
+        for text in (*item.reasons, *item.waits):
+            screen.line(f"{item.name}: {text}")
+    for kind, text in found.fleet.alarms:
+        screen.line(f"alarm [{kind}]: {text}")
+    for name in found.names:
+        for line in name.lines():
+            screen.line(line)
+    screen.line(f"backup: {found.fleet.backup}")
+    screen.done(found.as_json(), found.next)
+
+
+@guard
+def drift(
+    name: str = _NAME,
+    device: str = _DEVICE,
+    since: str = typer.Option("", "--since", help="Only rows from this time on (2013-03-01)."),
+    reference: Path | None = _REFERENCE,
+    current: Path | None = _CURRENT,
+    fail_above: float | None = typer.Option(
+        None, "--fail-above", help="Exit 75 if an input moved by more than this PSI."
+    ),
+    workspace: str = _WORKSPACE,
+    json: bool = _JSON,
+) -> None:
+    """Show how far the inputs moved since training. Not whether the model is wrong."""
+    from device_runtime.errors import UsageError
+    from edgepack.errors import DriftError
+    from edgepack.learn.drift import of_files
+    from edgepack.learn.state import drift_of
+
+    screen = Screen(json)
+    notes: list[str] = []
+    if (reference is None) != (current is None):
+        raise UsageError("--reference and --current belong together")
+    with screen.step("comparing with the rows of training"):
+        if reference is not None and current is not None:
+            found = [of_files(reference, current)]
+        else:
+            ws, registry, _ = _base(workspace)
+            bundle = ws.recipe_folder(name or None).name
+            found, notes = drift_of(ws, registry, bundle, device or None, since or None)
+    _show_drift(screen, found, notes)
+    worst = max((item.worst for item in found if item.worst), key=lambda c: c.excess, default=None)
+    result = _drift_json(found, notes)
+    if fail_above is not None and worst is not None and worst.excess > fail_above:
+        if not json:
+            screen.done(result)
+        raise DriftError(
+            f"{worst.name} moved by PSI {worst.psi:.3f} ({worst.excess:.3f} beyond chance), "
+            f"above {fail_above:g}",
+            why="inputs changed; whether the answers are worse, only labels can say",
+        )
+    screen.done(
+        result, "" if reference else "edgepack report -o report.html shows the distributions"
+    )
+
+
+def _drift_json(found: list[Drift], notes: list[str]) -> dict[str, Any]:
+    first = found[0] if found else None
+    worst = max((item.worst for item in found if item.worst), key=lambda c: c.excess, default=None)
+    return {
+        "name": first.bundle if first else None,
+        "n": sum(item.n for item in found),
+        "columns": [change.as_json() for change in first.columns] if first else [],
+        "answers": [change.as_json() for change in first.answers] if first else [],
+        "worst": None
+        if worst is None
+        else {"name": worst.name, "psi": worst.psi, "excess": worst.excess, "words": worst.words},
+        "groups": [
+            {
+                "group": item.group,
+                "bundle": item.bundle,
+                "n": item.n,
+                "flags": {k: {"before": a, "now": b} for k, (a, b) in item.flags.items()},
+                "columns": {c.name: {"psi": c.psi, "ks": c.ks, "n": c.n} for c in item.columns},
+            }
+            for item in found
+        ],
+        "notes": notes,
+    }
+
+
+def _show_drift(screen: Screen, found: list[Drift], notes: list[str]) -> None:
+    for item in found:
+        screen.table(
+            ["column", "psi", "95 %", "ks", "missing", "now", "unseen", "rows", ""],
+            [
+                [
+                    c.name, round(c.psi, 4), f"{c.low:.3f}-{c.high:.3f}", round(c.ks, 4),
+                    f"{c.missing[0]:.1%}", f"{c.missing[1]:.1%}", f"{c.unseen:.1%}", c.n, c.words,
+                ]
+                for c in sorted((*item.columns, *item.answers), key=lambda c: -c.excess)
+            ],
+            f"{item.bundle}, {item.group}: {item.n:,} rows against those of training",
+        )  # fmt: skip
+        flags = [f"{k} {b:.1%}" for k, (_, b) in item.flags.items() if b]
+        if flags:
+            screen.line("flagged on the device: " + ", ".join(flags))
+    for note in notes:
+        screen.line(note)
+
+
+@guard
+def retrain(
+    name: str = _NAME,
+    accept: bool = typer.Option(False, "--accept", help="Take the newest proposal; train nothing."),
+    workspace: str = _WORKSPACE,
+    json: bool = _JSON,
+) -> None:
+    """Let a challenger learn from everything labelled, and propose it if it is better."""
+    from edgepack.learn import retrain as learn
+
+    screen = Screen(json)
+    ws, registry, clock = _base(workspace)
+    bundle = ws.recipe_folder(name or None).name
+    with ws.lock():
+        if accept:
+            proposal = learn.accept_newest(ws, bundle)
+        else:
+            with screen.step("champion against challenger"):
+                proposal = learn.retrain(ws, registry, bundle, clock)
+    facts = proposal.facts
+    folder = ws.proposals(bundle) / str(proposal.number)
+    screen.line(f"proposal {proposal.number}: {facts['text']}")
+    for item in facts["devices"] if len(facts["devices"]) > 1 else ():
+        screen.line(f"  {item['device'][:8]}: {item['judged']:,} rows judged")
+    screen.line(f"read {folder / 'proposal.md'}")
+    result = {
+        "proposal": proposal.number,
+        "candidate": proposal.candidate,
+        "accepted": proposal.accepted,
+        "champion": facts["champion"],
+        "challenger": facts["challenger"],
+        "gain": facts["gain"],
+        "interval": facts["interval"],
+        "rows": facts["rows"],
+        "window": facts["window"],
+        "without": facts["without"],
+        "folder": str(folder),
+    }
+    after = f"edgepack build {bundle}" if accept else f"edgepack retrain {bundle} --accept"
+    screen.done(result, after)
+
+
+@guard
+def report(
+    out: Path = _HTML,
+    workspace: str = _WORKSPACE,
+    json: bool = _JSON,
+) -> None:
+    """Write one HTML file that says it all: fleet, quality, drift, records, lineage, what next."""
+    from edgepack.report.page import write_report
+
+    screen = Screen(json)
+    with screen.step("writing the report"):
+        result = write_report(*_base(workspace), out)
+    screen.line(f"written: {out} ({result['bytes'] / 1e6:.2f} MB)")
+    screen.done(result)
+
+
+@guard
+def label_import(
+    file: Path = _LABELS,
+    name: str = typer.Option("", "--name", help="Bundle name, where there are several."),
+    workspace: str = _WORKSPACE,
+    json: bool = _JSON,
+) -> None:
+    """Keep labels given at the base; they override those of devices."""
+    from edgepack.learn.state import import_labels
+
+    screen = Screen(json)
+    ws, registry, clock = _base(workspace)
+    bundle = ws.recipe_folder(name or None).name
+    with ws.lock(), screen.step("reading labels"):
+        result = import_labels(ws, registry, bundle, file, clock)
+    screen.line(
+        f"{result['labels']:,} labels by {result['by']}: {result['matched']:,} rows have one now, "
+        f"{result['held']:,} labels wait for rows that are not home"
+    )
+    for note in result["notes"]:
+        screen.line(note)
+    screen.done(result, f"edgepack status, then edgepack retrain {bundle}")
+
+
+@guard
+def label_queue(
+    out: Path = _CSV,
+    rows: int = typer.Option(100, "--rows", "-n", min=1, help="Rows to ask for."),
+    name: str = typer.Option("", "--name", help="Bundle name, where there are several."),
+    workspace: str = _WORKSPACE,
+    json: bool = _JSON,
+) -> None:
+    """Write the rows that are most worth a label; fill in `value` and import the file."""
+    from edgepack.learn.state import write_queue
+
+    screen = Screen(json)
+    ws, registry, _ = _base(workspace)
+    bundle = ws.recipe_folder(name or None).name
+    with screen.step("choosing rows"):
+        result = write_queue(ws, registry, bundle, rows, out)
+    screen.line(f"{result['rows']} of {result['unlabelled']:,} unlabelled rows: {out}")
+    screen.done(result, f"fill in the column value, then: edgepack label import {out}")
+
+
+def _base(workspace: str) -> tuple[Any, Any, Any]:
+    """Open workspace, registry and clock."""
+    from device_runtime.clock import SystemClock
+    from edgepack.registry import Registry
+    from edgepack.workspace import Workspace
+
+    ws = Workspace.find(workspace or None)
+    return ws, Registry.open(ws.registry), SystemClock()

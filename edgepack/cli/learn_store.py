@@ -1,0 +1,146 @@
+"""`edgepack store …`: upkeep of archive and tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from edgepack.cli.screen import Screen, guard
+
+_WORKSPACE = typer.Option("", "--workspace", "-C", help="The workspace; else found from here up.")
+_NAMES = typer.Argument(None, help="Bundle names; all if none.")
+_FILE = typer.Option(..., "-o", "--out", help="A .parquet or .csv file.")
+_JSON = typer.Option(False, "--json", help="Print one JSON object and nothing else.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    store = typer.Typer(help="Upkeep of what came home: check, rebuild, compact, export, purge.")
+    store.command("check")(check)
+    store.command("rebuild")(rebuild)
+    store.command("compact")(compact)
+    store.command("export")(export)
+    store.command("purge")(purge)
+    app.add_typer(store, name="store")
+
+
+def _open(workspace: str) -> tuple[Any, Any, Any]:
+    from edgepack.registry import Registry
+    from edgepack.store.archive import Archive
+    from edgepack.workspace import Workspace
+
+    ws = Workspace.find(workspace or None)
+    return ws, Registry.open(ws.registry), Archive(ws.archive, ws.disk)
+
+
+def _ring(ws: Any) -> Any:
+    from edgepack.keys.ring import Ring
+
+    return Ring.open(ws.keys, ws.passphrase(), disk=ws.disk)
+
+
+@guard
+def check(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
+    """Hold archive, registry and tables against each other; change nothing."""
+    from edgepack.errors import StoreError
+    from edgepack.store import upkeep
+
+    screen = Screen(json)
+    ws, registry, archive = _open(workspace)
+    with screen.step("checking the store"):
+        found = upkeep.check(ws, registry, archive)
+    if found.problems:
+        more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
+        if not json:
+            for problem in found.problems:
+                screen.line(problem)
+        raise StoreError(f"{found.problems[0]}{more}")
+    screen.line(f"{found.segments:,} segments, {found.rows:,} rows: all is well")
+    screen.done({"segments": found.segments, "rows": found.rows, "problems": []})
+
+
+@guard
+def rebuild(
+    names: list[str] = _NAMES,
+    workspace: str = _WORKSPACE,
+    json: bool = _JSON,
+) -> None:
+    """Make the tables again from the archive; nothing is only in the tables."""
+    from edgepack.store import upkeep
+
+    screen = Screen(json)
+    ws, registry, archive = _open(workspace)
+    ring = _ring(ws)
+    with ws.lock(), screen.step("making the tables again"):
+        done = upkeep.rebuild(ws, registry, archive, ring, names or ())
+    _said(screen, done)
+
+
+def _said(screen: Screen, done: Any) -> None:
+    screen.line(f"{done.rows:,} rows, {done.labels:,} labels, {done.events:,} events")
+    for note in done.notes:
+        screen.line(note)
+    screen.done(
+        {"rows": done.rows, "labels": done.labels, "events": done.events, "notes": done.notes}
+    )
+
+
+@guard
+def compact(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
+    """Merge small files of the tables."""
+    from edgepack.store import upkeep
+
+    screen = Screen(json)
+    ws, registry, _ = _open(workspace)
+    with ws.lock(), screen.step("merging files"):
+        done = upkeep.compact(ws, registry)
+    screen.table(["table", "files before", "after"], [[name, *n] for name, n in done.items()])
+    screen.done({"tables": {name: {"before": a, "after": b} for name, (a, b) in done.items()}})
+
+
+@guard
+def export(
+    out: Path = _FILE,
+    name: str = typer.Option("", "--name", help="Bundle name, where there are several."),
+    workspace: str = _WORKSPACE,
+    json: bool = _JSON,
+) -> None:
+    """Write the returned rows, with labels, to one file."""
+    from edgepack.learn.state import export_rows
+
+    screen = Screen(json)
+    ws, registry, _ = _open(workspace)
+    with screen.step("writing rows"):
+        rows = export_rows(ws, registry, ws.recipe_folder(name or None).name, out)
+    screen.line(f"{rows:,} rows: {out}")
+    screen.done({"rows": rows, "file": str(out)})
+
+
+@guard
+def purge(
+    device: str = typer.Option(..., "--device", help="Whose records: name or id."),
+    before: int | None = typer.Option(
+        None, "--before", help="Only imports with a serial below this."
+    ),
+    yes: bool = typer.Option(False, "--yes", help="Do not ask."),
+    workspace: str = _WORKSPACE,
+    json: bool = _JSON,
+) -> None:
+    """Remove a device's records for good: no stick, clone or backup brings them back."""
+    from device_runtime.errors import UsageError
+    from edgepack.store import upkeep
+
+    screen = Screen(json)
+    ws, registry, archive = _open(workspace)
+    row = registry.device(device)
+    if not yes:
+        if json:
+            raise UsageError("purge cannot be undone", next="add --yes")
+        typer.confirm(f"Remove the records of {row.name} for good?", abort=True)
+    ring = _ring(ws)
+    with ws.lock(), screen.step("purging"):
+        done = upkeep.purge_device(ws, registry, archive, ring, device, before=before)
+    screen.line(f"{done.records:,} records in {done.segments:,} segments are gone for good")
+    screen.done({"segments": done.segments, "records": done.records})

@@ -1,0 +1,86 @@
+"""A proposal for people: one page of Markdown and its plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgepack import svg
+
+
+def pages(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return file name → text of `proposals/NAME/N/`."""
+    return {"proposal.md": _words(facts), "gain.svg": gain_plot(facts)}
+
+
+def gain_plot(facts: Mapping[str, Any]) -> str:
+    """Return the gain with its interval, over all rows and by device, as SVG."""
+    main = facts["main"]
+    low, high = facts["interval"]
+    rows = [("all rows", facts["gain"], low, high)]
+    sign = 1 if main not in ("mae", "pinball") else -1
+    for item in facts["devices"]:
+        if item["champion"] is not None and item["challenger"] is not None:
+            gain = sign * (item["challenger"] - item["champion"])
+            rows.append((item["device"][:8], gain, gain, gain))
+    return svg.standalone(
+        svg.intervals(rows, title=f"Gain in {main}, challenger over champion", zero=True)
+    )
+
+
+def _words(facts: Mapping[str, Any]) -> str:
+    rows, window = facts["rows"], facts["window"]
+    champion, challenger = facts["champion"], facts["challenger"]
+    figures = [key for key in challenger if key in champion and key != "version"]
+    judged = (
+        f"- Judged on {window['rows']:,} labelled rows of the field, {window['begin']} to "
+        f"{window['end']}; neither model had seen them."
+    )
+    taught = (
+        f"- Taught by {rows['original']:,} rows of the recipe and {rows['returned']:,} that came "
+        f"home; {rows['repeated']:,} repeated rows left out."
+    )
+    title = f"# Proposal {facts['number']} for {facts['name']}"
+    lines = [title, "", f"{facts['text']}.", "", judged, taught]
+    if rows["above_share"]:
+        left = ", ".join(f"{n:,} of {device[:8]}" for device, n in rows["above_share"].items())
+        lines.append(f"- Above one device's share, left out: {left}.")
+    if rows["spread"]:
+        lines.append(f"- {rows['spread']:,} unlabelled rows took a new class from their cluster.")
+    if window["set_aside"]:
+        lines.append(f"- {window['set_aside']:,} rows are dated after the window: set aside.")
+    lines += [
+        "- What ships is fitted again on all of these rows, with the same recipe and seed.",
+        "",
+        f"| figure | champion (bundle {champion['version']}) | challenger |",
+        "|---|---|---|",
+        *(f"| {key} | {champion[key]:.4g} | {challenger[key]:.4g} |" for key in figures),
+    ]
+    if len(facts["devices"]) > 1:
+        lines += [
+            "",
+            f"| device | rows taught | rows judged | champion {facts['main']} | challenger |",
+            "|---|---|---|---|---|",
+            *(
+                f"| {item['device'][:8]} | {item['taught']:,} | {item['judged']:,} | "
+                f"{_cell(item['champion'])} | {_cell(item['challenger'])} |"
+                for item in facts["devices"]
+            ),
+        ]
+    if facts["without"]:
+        lines += [
+            "",
+            f"Without one device at a time, {facts['main']} on the same rows:",
+            "",
+            *(
+                f"- without {item['device'][:8]} ({item['rows']:,} rows): "
+                f"{_cell(item.get(facts['main']))}"
+                for item in facts["without"]
+            ),
+        ]
+    lines += ["", f"Accept it with: `edgepack retrain {facts['name']} --accept`", ""]
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

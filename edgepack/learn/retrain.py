@@ -1,0 +1,191 @@
+"""The next model: challenge the champion, and propose the winner to a person.
+
+1. Everything labelled: the recipe's own rows up to where the first model was trained, and what came
+   home with its truth, each row once, no device above its share.
+2. The newest labelled rows that neither model has seen are kept to judge by.
+3. The challenger learns from the rest; both answer the kept rows, each through its own ONNX.
+4. It wins if the whole 95 % interval of its gain (paired bootstrap) lies above zero.
+5. A winner is fitted again on all labelled rows with the same recipe and seed, proven again, and
+   written as a candidate that waits for `--accept`. Thin evidence, or no gain: refused, exit 74.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from device_runtime.clock import Clock
+from device_runtime.disk import write_durable
+from device_runtime.format.schema import Schema
+from edgepack import lineage as lineages
+from edgepack import making
+from edgepack.candidate import Candidate, accept, find_candidate, score_onnx
+from edgepack.errors import EvidenceError
+from edgepack.fitted import CLASSED, class_text
+from edgepack.learn.judge import Verdict, judge, side
+from edgepack.learn.reference import Reference, references
+from edgepack.learn.trial import Trial
+from edgepack.recipe import Recipe, load_recipe
+from edgepack.registry import Registry
+from edgepack.workspace import Workspace
+
+FILE = "proposal.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A winner that waits for a person.
+
+    Attributes:
+        number: 1, 2, 3 … within the name.
+        name: Bundle name.
+        facts: proposal.json.
+        accepted: Whether somebody accepted it.
+    """
+
+    number: int
+    name: str
+    facts: Mapping[str, Any]
+    accepted: bool
+
+    @property
+    def candidate(self) -> int:
+        """Number of its candidate."""
+        return int(self.facts["candidate"])
+
+
+def retrain(ws: Workspace, registry: Registry, name: str, clock: Clock) -> Proposal:
+    """Challenge the newest signed bundle; write a proposal if the challenger wins.
+
+    Raises:
+        EvidenceError: Nothing is signed, the evidence is thin, or the challenger is not better.
+        RecipeError, DataError, ConversionError, ParityError: As training says.
+    """
+    recipe = load_recipe(ws.recipe_folder(name))
+    champion = _champion(ws, registry, name)
+    trial = Trial.prepare(ws, registry, recipe, champion)
+    made = making.train(
+        recipe,
+        trial.split,
+        seed=recipe.seed,
+        onnxruntime=ws.device_class(recipe.device_class).onnxruntime,
+    )
+    held = trial.split.test
+    old = side(champion.schema, held, *score_onnx(champion.model, champion.schema, held))
+    measured = _measured(recipe, made.proven.onnx.schema, trial.split.train)
+    new = side(measured, held, made.held_answers.label, made.held_answers.scores)
+    verdict = judge(old, new, len(held), recipe.seed)
+    if not verdict.wins:
+        _remember_refusal(ws, name, verdict, clock)
+        raise EvidenceError(
+            f"the challenger is not better: {verdict.text}",
+            why=f"bundle {champion.row.version} stays",
+        )
+    facts = trial.facts(verdict, old, new)
+    story = lineages.describe(
+        recipe,
+        trial.whole,
+        kind="retrain",
+        seed=recipe.seed,
+        until=None,
+        parent=champion.row.digest,
+        model=made.proven.onnx.model,
+        extra=trial.story(verdict),
+    )
+    candidate = making.write(ws, recipe, made, story, kind="retrain")
+    return write_proposal(ws, name, candidate, facts, clock)
+
+
+def _measured(recipe: Recipe, schema: Schema, train: pd.DataFrame) -> Schema:
+    """Return the schema of the measured model: the shipped one may know classes beyond it."""
+    if recipe.task not in CLASSED:
+        return schema
+    names = tuple(class_text(value) for value in sorted(train[recipe.target[0]].unique()))
+    return replace(schema, output=replace(schema.output, names=names))
+
+
+def _champion(ws: Workspace, registry: Registry, name: str) -> Reference:
+    refs = references(ws, registry, name)
+    if not refs:
+        raise EvidenceError(
+            f"no bundle of {name} is signed: there is no champion to challenge",
+            next=f"run: edgepack train {name}, build, sign",
+        )
+    return refs[0]
+
+
+# --- proposals -------------------------------------------------------------------------------
+
+
+def write_proposal(
+    ws: Workspace,
+    name: str,
+    candidate: Candidate,
+    facts: Mapping[str, Any],
+    clock: Clock,
+) -> Proposal:
+    """Write `proposals/NAME/N/`: proposal.json, proposal.md and plots."""
+    from edgepack.learn.proposal import pages
+
+    folder = ws.proposals(name)
+    ws.disk.mkdir(folder)
+    number = 1 + max((int(n) for n in ws.disk.list(folder) if n.isdigit()), default=0)
+    whole = {
+        "format": "edgepack-proposal",
+        "version": 1,
+        "name": name,
+        "number": number,
+        "candidate": candidate.number,
+        "made_ns": clock.wall_ns(),
+        **facts,
+    }
+    here = folder / f".{number}.part"
+    ws.disk.rmtree(here)
+    ws.disk.mkdir(here)
+    for file, text in pages(whole).items():
+        write_durable(ws.disk, here / file, text.encode(), 0o644)
+    write_durable(ws.disk, here / FILE, (json.dumps(whole, indent=1) + "\n").encode(), 0o644)
+    ws.disk.rename(here, folder / str(number))
+    ws.disk.fsync_dir(folder)
+    return Proposal(number, name, whole, accepted=False)
+
+
+def proposals(ws: Workspace, name: str) -> list[Proposal]:
+    """Return the proposals of a name, oldest first."""
+    folder, result = ws.proposals(name), []
+    for number in sorted(int(n) for n in ws.disk.list(folder) if n.isdigit()):
+        facts = json.loads(ws.disk.read(folder / str(number) / FILE))
+        try:
+            accepted = find_candidate(ws, name, int(facts["candidate"])).accepted
+        except Exception:  # noqa: BLE001 (a candidate may have been removed by hand)
+            accepted = False
+        result.append(Proposal(number, name, facts, accepted))
+    return result
+
+
+def accept_newest(ws: Workspace, name: str) -> Proposal:
+    """Accept the newest proposal: `build` takes its candidate. Nothing is trained.
+
+    Raises:
+        EvidenceError: There is none.
+    """
+    known = proposals(ws, name)
+    if not known:
+        raise EvidenceError(
+            f"there is no proposal for {name}", next=f"make one with: edgepack retrain {name}"
+        )
+    newest = known[-1]
+    accept(ws, name, newest.candidate)
+    return Proposal(newest.number, name, newest.facts, accepted=True)
+
+
+def _remember_refusal(ws: Workspace, name: str, verdict: Verdict, clock: Clock) -> None:
+    folder = ws.proposals(name)
+    ws.disk.mkdir(folder)
+    value = {"made_ns": clock.wall_ns(), **verdict.as_json()}
+    text = json.dumps(value, indent=1) + "\n"
+    write_durable(ws.disk, folder / "last-refusal.json", text.encode(), 0o644)

@@ -1,0 +1,366 @@
+"""Everything that commands and report ask about a workspace, put together once."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from device_runtime.clock import Clock
+from device_runtime.disk import write_durable
+from edgepack.errors import DataError
+from edgepack.fleet.overview import Fleet, overview
+from edgepack.learn.drift import Drift, Slice, of_table
+from edgepack.learn.due import DueNow, due
+from edgepack.learn.quality import Quality, quality
+from edgepack.learn.queue import queue
+from edgepack.learn.reference import Reference, references
+from edgepack.learn.retrain import Proposal, proposals
+from edgepack.learn.same_rows import SameRows, same_rows
+from edgepack.learn.survey import Survey, survey
+from edgepack.recipe import Recipe, load_recipe
+from edgepack.registry import Registry
+from edgepack.store.label_files import keep
+from edgepack.store.labels import attach, collect
+from edgepack.store.table import by_name
+from edgepack.store.view import View
+from edgepack.tables import moment
+from edgepack.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class NameState:
+    """One bundle name.
+
+    Attributes:
+        recipe: Its recipe.
+        refs: Signed bundles, newest first.
+        found: Survey of returned rows; None before anything is signed.
+        quality: From labels.
+        same: Every bundle on the same newest rows.
+        drifts: Of each bundle that has rows, newest first.
+        due: Whether to retrain.
+        proposals: Oldest first.
+        notes: What the view lacks.
+    """
+
+    recipe: Recipe
+    refs: tuple[Reference, ...]
+    found: Survey | None
+    quality: Quality | None
+    same: SameRows | None
+    drifts: tuple[Drift, ...]
+    due: DueNow
+    proposals: tuple[Proposal, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Bundle name."""
+        return self.recipe.name
+
+    def lines(self) -> list[str]:
+        """Return what `status` says about it."""
+        result = []
+        if self.quality:
+            for version, score in self.quality.versions.items():
+                some, rows = self.quality.coverage.get(version, (score.n, score.n))
+                value = "-" if score.value is None else f"{score.value:.3f}"
+                band = f" ({score.low:.3f} to {score.high:.3f})" if score.low is not None else ""
+                result.append(
+                    f"{self.name} {version}: {self.quality.main} {value}{band} "
+                    f"on {some:,} labelled of {rows:,} rows"
+                )
+            result += [f"{self.name}: {text}" for text in self.quality.warnings]
+            result += [f"{self.name} fails at {spot.text}" for spot in self.quality.spots[:3]]
+        if self.same and len(self.same.values) > 1:
+            result.append(self.same.text)
+        for item in self.drifts:
+            if item.worst:
+                result.append(
+                    f"{item.bundle}: inputs {item.worst.words}, most {item.worst.name} "
+                    f"(PSI {item.worst.psi:.2f})"
+                )
+        result += list(self.notes)
+        mark = "due" if self.due.due else "not due"
+        reasons = self.due.reasons if self.due.due else self.due.left
+        result.append(f"retraining of {self.name} is {mark}: {'; '.join(reasons) or 'no limits'}")
+        waiting = [item for item in self.proposals if not item.accepted]
+        if waiting:
+            result.append(f"proposal {waiting[-1].number} of {self.name} waits for --accept")
+        return result
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return {
+            "name": self.name,
+            "bundles": [
+                {
+                    "version": ref.row.version,
+                    "digest": ref.row.digest,
+                    "issued": ref.row.issued,
+                    "rows": self.quality.coverage.get(ref.row.version, (0, 0))[1]
+                    if self.quality
+                    else 0,
+                    "metrics": _metrics(self.quality, ref.row.version),
+                }
+                for ref in self.refs
+            ],
+            "quality": self.quality.as_json() if self.quality else None,
+            "same_rows": self.same.as_json() if self.same else None,
+            "drift": [
+                {
+                    "bundle": item.bundle,
+                    "n": item.n,
+                    "worst": {"name": item.worst.name, "psi": item.worst.psi}
+                    if item.worst
+                    else None,
+                }
+                for item in self.drifts
+            ],
+            "due": asdict(self.due),
+            "proposals": [
+                {"number": p.number, "candidate": p.candidate, "accepted": p.accepted,
+                 "text": p.facts["text"]}
+                for p in self.proposals
+            ],
+            "rows": self.found.rows if self.found else 0,
+            "labels": {
+                "given": self.found.labels.given if self.found else 0,
+                "used": self.found.labelled.num_rows if self.found else 0,
+                "held": self.found.held if self.found else 0,
+                "conflicts": len(self.found.labels.conflicts) if self.found else 0,
+                "wrong": len(self.found.labels.wrong) if self.found else 0,
+            },
+            "notes": list(self.notes),
+        }  # fmt: skip
+
+
+def _metrics(found: Quality | None, version: int) -> dict[str, float]:
+    score = found.versions.get(version) if found else None
+    return dict(score.metrics) if score else {}
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The whole workspace."""
+
+    fleet: Fleet
+    names: tuple[NameState, ...]
+
+    @property
+    def next(self) -> str:
+        """What to type next."""
+        for item in self.names:
+            if any(not p.accepted for p in item.proposals[-1:]):
+                return f"edgepack retrain {item.name} --accept"
+            if item.due.due:
+                return f"edgepack retrain {item.name}"
+        for device in self.fleet.devices:
+            if device.state == "pending":
+                return f"edgepack device accept {device.name}"
+        return ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a JSON object; what concerns the only bundle name stands at the top, too."""
+        names = [item.as_json() for item in self.names]
+        alone = names[0] if len(names) == 1 else {}
+        return {
+            "devices": [item.as_json() for item in self.fleet.devices],
+            "alarms": [{"kind": kind, "text": text} for kind, text in self.fleet.alarms],
+            "bundles": [{"name": item["name"], **one} for item in names for one in item["bundles"]],
+            "due": {item["name"]: item["due"] for item in names},
+            "same_rows": alone.get("same_rows"),
+            "names": names,
+            "backup": self.fleet.backup,
+            "held": self.fleet.held,
+        }
+
+
+def state(ws: Workspace, registry: Registry, clock: Clock, *, device: str | None = None) -> State:
+    """Describe fleet and models.
+
+    Raises:
+        DeviceUnknownError: There is no such device.
+    """
+    fleet = overview(ws, registry, clock, device=device)
+    names = tuple(name_state(ws, registry, name, clock) for name in ws.recipe_names())
+    return State(fleet, names)
+
+
+def name_state(
+    ws: Workspace, registry: Registry, name: str, clock: Clock, *, inputs: bool = True
+) -> NameState:
+    """Describe one bundle name.
+
+    Args:
+        ws: The workspace.
+        registry: What came home.
+        name: Bundle name.
+        clock: The base's.
+        inputs: Whether to read the inputs too: weak spots, and every bundle on the same rows.
+    """
+    recipe = load_recipe(ws.recipe_folder(name))
+    refs = tuple(references(ws, registry, name))
+    made = tuple(proposals(ws, name))
+    if not refs:
+        return NameState(
+            recipe,
+            (),
+            None,
+            None,
+            None,
+            (),
+            due(recipe, None, None, (), clock, new_labels=0),
+            made,
+            (),
+        )
+    view = View(ws, registry, name)
+    notes = tuple(_lag(view, registry))
+    labels = collect(view, refs[0].schema)
+    columns = [column.name for column in refs[0].schema.fed] if inputs else []
+    found = survey(view, labels, refs[0].schema, columns)
+    judged = quality(found)
+    same = same_rows(refs, found) if inputs else None
+    drifts = tuple(of_table(view, refs, Slice()).values())
+    latest = drifts[:1]
+    now = due(recipe, refs[0], judged, latest, clock, new_labels=_new_labels(refs[0], found))
+    return NameState(recipe, refs, found, judged, same, drifts, now, made, notes)
+
+
+def _lag(view: View, registry: Registry) -> list[str]:
+    segments = by_name(registry).get(view.name, [])
+    problem = view.problem()
+    if problem:
+        return [f"the table of {view.name} is not sound ({problem}): edgepack store rebuild"]
+    newest = max((row.serial for row in segments), default=0)
+    if view.progress() < newest:
+        return [f"the table of {view.name} lacks the newest imports: edgepack store rebuild"]
+    return []
+
+
+def _new_labels(newest: Reference, found: Survey) -> int:
+    """Return the labelled rows that came home after the newest model was trained."""
+    story = newest.json("lineage.json")
+    returned = story.get("returned", {}) if isinstance(story, dict) else {}
+    used = int(returned.get("rows", 0)) if isinstance(returned, dict) else 0
+    return max(0, int(found.labelled.num_rows) - used)
+
+
+def drift_of(
+    ws: Workspace, registry: Registry, name: str, device: str | None, since: str | None
+) -> tuple[list[Drift], list[str]]:
+    """Return drift by bundle, newest first, and what a person should know beside.
+
+    Raises:
+        DeviceUnknownError, DataError: No such device; `since` is no time; nothing is home.
+    """
+    refs = references(ws, registry, name)
+    view = View(ws, registry, name)
+    piece = Slice(
+        registry.device(device).device if device else None,
+        int(moment(since).timestamp() * 1e6) if since else None,
+    )
+    found = list(of_table(view, refs, piece).values())
+    if not found:
+        raise DataError(
+            f"no row of {name} is home{' in this slice' if device or since else ''}",
+            next="sync a stick first" if not (device or since) else "widen the slice",
+        )
+    notes = _lag(view, registry)
+    if since and refs and refs[0].schema.time is None:
+        notes.append("--since is left out: the recipe names no time column")
+    return found, notes
+
+
+def import_labels(
+    ws: Workspace, registry: Registry, name: str, path: Path, clock: Clock
+) -> dict[str, Any]:
+    """Keep a file of labels and say what became of them.
+
+    Raises:
+        DataError: It cannot be read, or holds no label.
+    """
+    recipe = load_recipe(ws.recipe_folder(name))
+    kept = keep(ws, name, path, key=recipe.key, targets=recipe.target, observed=clock.wall_ns())
+    refs = references(ws, registry, name)
+    view = View(ws, registry, name)
+    labels = collect(view, refs[0].schema if refs else None)
+    notes = []
+    if kept.again:
+        notes.append("the same labels were imported before: nothing changed")
+    if kept.empty:
+        notes.append(f"{kept.empty:,} lines without id or value were left out")
+    matched = held = 0
+    if refs:
+        found = survey(view, labels, refs[0].schema)
+        matched, held = found.labelled.num_rows, found.held
+    notes += [f"not used: {value!r} for {ref} {why}" for ref, value, why in labels.wrong[:20]]
+    notes += [
+        f"contradiction for {item.ref}: {' / '.join(map(str, item.values))}; {item.holds} counts"
+        for item in labels.conflicts[:20]
+    ]
+    return {
+        "labels": kept.rows,
+        "by": kept.by,
+        "file": kept.number,
+        "again": kept.again,
+        "matched": matched,
+        "held": held,
+        "conflicts": len(labels.conflicts),
+        "wrong": len(labels.wrong),
+        "new_classes": dict(labels.new_classes),
+        "notes": notes,
+    }
+
+
+def write_queue(
+    ws: Workspace, registry: Registry, name: str, rows: int, out: Path
+) -> dict[str, Any]:
+    """Write the labelling queue as CSV.
+
+    Raises:
+        EvidenceError: Nothing is there to label.
+        DataError: No bundle is signed.
+    """
+    import io
+
+    from pyarrow import csv
+
+    refs = references(ws, registry, name)
+    if not refs:
+        raise DataError(f"no bundle of {name} is signed yet", next=f"edgepack train {name}")
+    view = View(ws, registry, name)
+    recipe = load_recipe(ws.recipe_folder(name))
+    made = queue(view, collect(view, refs[0].schema), refs[0].schema, rows, seed=recipe.seed)
+    text = io.BytesIO()
+    csv.write_csv(made.table, text)
+    write_durable(ws.disk, out.absolute(), text.getvalue(), 0o644)
+    why = made.table.column("why").to_pylist()
+    counts = {kind: why.count(kind) for kind in ("spread", "unknown", "random")}
+    return {
+        "rows": made.table.num_rows,
+        "unlabelled": made.unlabelled,
+        "why": counts,
+        "file": str(out),
+    }
+
+
+def export_rows(ws: Workspace, registry: Registry, name: str, out: Path) -> int:
+    """Write returned rows with their truth; see `store.upkeep.export`."""
+    from edgepack.store.upkeep import export
+
+    refs = references(ws, registry, name)
+    view = View(ws, registry, name)
+    if not refs:
+        return export(view, out)
+    labels = collect(view, refs[0].schema)
+    key = refs[0].schema.key
+
+    def more(batch: pa.RecordBatch) -> pa.RecordBatch:
+        table = attach(pa.table(batch), labels, key.name if key else None)
+        return table.combine_chunks().to_batches()[0] if table.num_rows else batch
+
+    return export(view, out, more=more)

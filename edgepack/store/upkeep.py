@@ -1,0 +1,217 @@
+"""Upkeep of the store: check, rebuild, compact, export, purge."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from device_runtime.errors import EdgepackError, UsageError
+from edgepack.errors import StoreError
+from edgepack.registry import Registry, SegmentRow
+from edgepack.store.archive import Archive, purge
+from edgepack.store.table import bring_up_to_date, by_name
+from edgepack.store.view import Appended, View
+from edgepack.workspace import Workspace
+
+
+@dataclass(slots=True)
+class Checked:
+    """What `store check` found.
+
+    Attributes:
+        segments: Archived segments that were looked at.
+        rows: Rows in the tables.
+        problems: One line each; empty = all is well.
+    """
+
+    segments: int = 0
+    rows: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def check(ws: Workspace, registry: Registry, archive: Archive) -> Checked:
+    """Hold archive, registry and tables against each other; change nothing."""
+    done = Checked()
+    groups = by_name(registry)
+    for row in registry.segments():
+        done.segments += 1
+        try:
+            archive.read(row)
+        except EdgepackError as error:
+            done.problems.append(error.what)
+    for name, segments in sorted(groups.items()):
+        view = View(ws, registry, name)
+        problem = view.problem()
+        if problem:
+            done.problems.append(f"table {name}: {problem}")
+            continue
+        done.problems += [f"table {name} was changed: {change}" for change in view.foreign()]
+        newest = max(row.serial for row in segments)
+        if view.progress() < newest:
+            done.problems.append(
+                f"table {name} stands at import {view.progress()}, the registry at {newest}"
+            )
+        done.rows += _compare(view, registry, segments, done)
+    return done
+
+
+def _compare(view: View, registry: Registry, segments: Sequence[SegmentRow], done: Checked) -> int:
+    """Every record of the tables must lie in a span of its segment, and none may stand twice."""
+    found: dict[int, list[np.ndarray[Any, Any]]] = {}
+    total = 0
+    for what in ("rows", "labels", "events"):
+        for batch in view.batches(["_serial", "_sequence"], what=what):
+            serial, sequence = (np.asarray(column) for column in batch.columns)
+            total += batch.num_rows if what == "rows" else 0
+            for one in np.unique(serial):
+                found.setdefault(int(one), []).append(sequence[serial == one])
+    expected = {row.serial: registry.spans(row.hash) for row in segments}
+    trusted = {row.device: row.since for row in registry.devices("compromised")}
+    for row in segments:
+        since = trusted.get(row.device)
+        if row.device in trusted and row.serial >= (since or 0):
+            continue
+        parts = found.pop(row.serial, [])
+        have = np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
+        spans = expected[row.serial]
+        want = sum(last - first + 1 for first, last in spans)
+        if len(np.unique(have)) != len(have):
+            done.problems.append(f"table {view.name}: records of import {row.serial} stand twice")
+        elif len(have) != want:
+            done.problems.append(
+                f"table {view.name}: import {row.serial} has {len(have):,} of {want:,} records"
+            )
+    for stray in sorted(found):
+        done.problems.append(f"table {view.name}: rows of import {stray}, which is not registered")
+    return total
+
+
+def rebuild(
+    ws: Workspace, registry: Registry, archive: Archive, ring: Any, names: Sequence[str] = ()
+) -> Appended:
+    """Make the tables again from archive and registry.
+
+    Raises:
+        UsageError: Nothing came home under such a name.
+    """
+    known = by_name(registry)
+    for name in names:
+        if name not in known:
+            raise UsageError(f"nothing of {name} came home", next=f"known: {', '.join(known)}")
+    for name in names or sorted(known):
+        View(ws, registry, name).remove()
+    return bring_up_to_date(ws, registry, archive, ring)
+
+
+def compact(ws: Workspace, registry: Registry) -> dict[str, tuple[int, int]]:
+    """Merge small files of the tables and remove the old ones; return files before and after."""
+    from deltalake import DeltaTable
+
+    result = {}
+    for name in sorted(by_name(registry)):
+        view = View(ws, registry, name)
+        for path in view.everything():
+            table = DeltaTable(path)
+            before = len(table.file_uris())
+            table.optimize.compact(commit_properties=view.commit(view.serial(path)))
+            table.vacuum(
+                retention_hours=0,
+                dry_run=False,
+                enforce_retention_duration=False,
+                commit_properties=view.commit(view.serial(path)),
+            )
+            result[path.name] = (before, len(DeltaTable(path).file_uris()))
+    return result
+
+
+def export(
+    view: View, out: Path, *, more: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None
+) -> int:
+    """Write the rows to one Parquet or CSV file in constant memory; return their number.
+
+    Args:
+        view: What to write.
+        out: A `.parquet` or `.csv` file; list columns are left out of the latter.
+        more: Adds columns to each batch: the truth, where it is known.
+
+    Raises:
+        UsageError: The file is of another kind.
+        StoreError: Nothing came home.
+    """
+    import pyarrow.parquet as pq
+    from pyarrow import csv
+
+    if out.suffix not in (".parquet", ".csv"):
+        raise UsageError(f"{out.name} is neither .parquet nor .csv", next="give another name")
+    kind: Any = pq.ParquetWriter if out.suffix == ".parquet" else csv.CSVWriter
+    temporary = out.with_name(out.name + ".part")
+    writer, rows = None, 0
+    try:
+        for batch in view.batches():
+            made = more(batch) if more else batch
+            if out.suffix == ".csv":
+                flat = [item.name for item in made.schema if not pa.types.is_list(item.type)]
+                made = made.select(flat)
+            writer = writer or kind(str(temporary), made.schema)
+            writer.write_batch(made)
+            rows += batch.num_rows
+        if writer is None:
+            raise StoreError(f"nothing of {view.name} came home yet", next="sync a stick first")
+        writer.close()
+        writer = None
+        shutil.move(temporary, out)
+    finally:
+        if writer is not None:
+            writer.close()
+        temporary.unlink(missing_ok=True)
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What `store purge` removed for good."""
+
+    segments: int
+    records: int
+    appended: Appended
+
+
+def purge_device(
+    ws: Workspace,
+    registry: Registry,
+    archive: Archive,
+    ring: Any,
+    device: str,
+    *,
+    before: int | None = None,
+) -> Purged:
+    """Remove a device's records for good, with tombstones, and make the tables again.
+
+    Args:
+        ws: The workspace.
+        registry: Where the device stands.
+        archive: Where its segments lie.
+        ring: Opens what stays.
+        device: Name or id.
+        before: Only imports with a serial below this.
+
+    Raises:
+        DeviceUnknownError: There is no such device.
+    """
+    row = registry.device(device)
+    chosen = [
+        item for item in registry.segments(row.device) if before is None or item.serial < before
+    ]
+    records = sum(item.rows for item in chosen)
+    names = {item.bundle_name or row.bundle for item in chosen}
+    purge(ws.disk, ws.root, archive, registry, chosen)
+    for name in sorted(names):
+        if name:
+            View(ws, registry, name).remove()
+    return Purged(len(chosen), records, bring_up_to_date(ws, registry, archive, ring))
