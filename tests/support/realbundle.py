@@ -26,7 +26,7 @@ from device_runtime.format.manifest import Manifest
 from device_runtime.home import Home, create_home
 from device_runtime.model.session import open_session
 from device_runtime.policy import Policy
-from edgepack.keys import sign
+from edgepack.keys import ceremony, sign
 from support import trustsim
 
 ROWS = array("f", [i / 10 - 10 for i in range(200)])
@@ -170,3 +170,16 @@ def ask(slot: Any, x: float = 1.0) -> float:
     p = memoryview(answers.scores).cast("B").cast("f")[1]
     session.close()
     return round(math.log(p / (1 - p)) / x, 3)
+
+
+def token(base: trustsim.Base, version: int) -> bytes:
+    """Sign the order to go back from the newest bundle to `version`."""
+    base.clock.advance(3600)
+    made = ceremony.downgrade(base.ws, base.ring, trustsim.NAME, version, clock=base.clock)
+    return made.path.read_bytes()
+
+
+def revoke(base: trustsim.Base, what: str, *, stop: bool = False) -> None:
+    """Revoke a bundle or key in a new root, which travels in every later bundle."""
+    base.clock.advance(3600)
+    ceremony.revoke(base.ws, base.ring, what, clock=base.clock, stop=stop)
