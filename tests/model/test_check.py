@@ -68,9 +68,9 @@ TIMEISH = st.one_of(
 )
 ODD = st.sampled_from(
     (
-        "", " ", "NA", "nan", "NaN", "null", "None", "true", "False", "TRUE", "0", "1", "1.0", "inf",
-        "-inf", "1_000", "１２", " 5", "5\t", "+", "-", ".", "1e400", "-0", "-0.0", "0x10", "AA",
-        "B", "1.5.2", "12345678901234567890", "9007199254740993", "über", "longer than eight",
+        "", " ", "NA", "nan", "NaN", "null", "None", "true", "False", "TRUE", "0", "1", "1.0",
+        "inf", "-inf", "1_000", "１２", " 5", "5\t", "+", "-", ".", "1e400", "-0", "-0.0", "0x10",
+        "AA", "B", "1.5.2", "12345678901234567890", "9007199254740993", "über", "longer than eight",
         "16777217", "3.4028235e38", "3.4028236e38", "3.40282356779733661637e38", "1e-46", "1,5",
         "9007199254740992",
     )
@@ -89,7 +89,8 @@ def test_text_is_typed_alike_for_few_and_many_rows(column, cells):
 
 TYPED = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(-300, 300), st.floats(),
-    st.floats(width=32), st.text(max_size=4), st.datetimes(), ODD, st.just([1]), st.just({"a": 1}), st.just("\0"),
+    st.floats(width=32), st.text(max_size=4), st.datetimes(), ODD,
+    st.just([1]), st.just({"a": 1}), st.just("\0"),
     st.floats().map(np.float64), st.floats(width=32).map(np.float32), st.just("\ud800"),
     st.integers(-128, 127).map(np.int8), st.booleans().map(np.bool_), st.just(b"x"),
 )  # fmt: skip
