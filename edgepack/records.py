@@ -32,7 +32,8 @@ CREATE TABLE spans(device TEXT, epoch TEXT, uid TEXT, first INT, last INT, hash 
 CREATE INDEX spans_uid ON spans(device, epoch, uid);
 CREATE INDEX spans_hash ON spans(hash);
 CREATE TABLE holes(device TEXT, epoch TEXT, uid TEXT, first INT, last INT, lane INT, number INT,
-  hash TEXT, reason TEXT, declared_by TEXT, PRIMARY KEY(device, epoch, uid, first, last));
+  hash TEXT, reason TEXT, declared_by TEXT, count INT, upto INT, key TEXT,
+  PRIMARY KEY(device, key));
 CREATE TABLE held(hash TEXT PRIMARY KEY, device TEXT, path TEXT, why TEXT, arrived INT);
 CREATE TABLE tombstones(hash TEXT, device TEXT, epoch TEXT, uid TEXT, first INT, last INT);
 CREATE TABLE bundles(name TEXT, version INT, digest TEXT, root_version INT, issued INT, path TEXT,
@@ -145,7 +146,11 @@ class EpochRow:
 
 @dataclass(frozen=True, slots=True)
 class HoleRow:
-    """Sequences that a device declared lost (quota, damage)."""
+    """Records that a device declared lost: evicted, damaged, or never journaled.
+
+    `count` is -1 where nobody knows; `upto` is the last segment number where one HOLE stands for
+    neighbours, else 0; `key` tells one declared loss from another (a HOLE may be declared again).
+    """
 
     device: str
     epoch: str
@@ -157,6 +162,9 @@ class HoleRow:
     hash: str
     reason: str
     declared_by: str
+    count: int
+    upto: int
+    key: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -354,7 +354,7 @@ def sim(
 
     Everything happens in a temporary folder. A failing seed is printed and can be played again.
     """
-    from edgepack.sim.world import run_worlds
+    from edgepack.sim.schedule import run_worlds
 
     screen = Screen(json)
     with screen.step("worlds", worlds) as advance:

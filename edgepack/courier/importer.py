@@ -24,7 +24,7 @@ from device_runtime.errors import (
     UnsupportedVersionError,
 )
 from device_runtime.format.receipt import is_id
-from device_runtime.format.segment import SALVAGE
+from device_runtime.format.segment import SALVAGE, Header, Hole
 from device_runtime.format.stick import PackedSegment, PackIndex
 from edgepack.courier.forks import find_forks
 from edgepack.courier.parse import Parsed, digests, parse
@@ -283,13 +283,7 @@ class Importer:
         )
         self.registry.add_segment(row, fresh)
         for sequence, hole in parsed.holes:
-            by = f"{header.uid}/{sequence}"
-            self.registry.add_hole(
-                HoleRow(
-                    header.device, hole.epoch, hole.uid, hole.first, hole.last,
-                    int(hole.lane), hole.number, hole.hash, hole.reason, by,
-                )
-            )  # fmt: skip
+            self.registry.add_hole(_hole_row(header, sequence, hole))
         for reason in find_forks(self.registry, row, header):
             self._alarm("fork", device, header.epoch, f"{device.name} was copied: {reason}")
         self._count(parsed, fresh)
@@ -369,6 +363,26 @@ class Importer:
             handle.close()
         disk.fsync_dir(folder)
         self.registry.alarm("quarantine", "", target.name, line, now)
+
+
+def _hole_row(header: Header, sequence: int, hole: Hole) -> HoleRow:
+    by = f"{header.uid}/{sequence}"
+    key = f"{hole.epoch}/{int(hole.lane)}/{hole.number}/{hole.uid}/{hole.first}/{hole.last}"
+    return HoleRow(
+        device=header.device,
+        epoch=hole.epoch,
+        uid=hole.uid,
+        first=hole.first,
+        last=hole.last,
+        lane=int(hole.lane),
+        number=hole.number,
+        hash=hole.hash,
+        reason=hole.reason,
+        declared_by=by,
+        count=hole.count,
+        upto=hole.upto,
+        key=key if hole.number else f"{key}/{by}",  # a loss without a segment is told once
+    )
 
 
 def clean_stick(stick: Stick, done: Iterable[str]) -> int:

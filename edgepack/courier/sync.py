@@ -245,7 +245,9 @@ def _write(
 
 
 def _put_bundles(result: SyncResult, ws: Workspace, registry: Registry, stick: Stick) -> None:
-    for name in sorted({device.bundle for device in registry.devices("accepted")}):
+    wanted = {device.bundle for device in registry.devices("accepted")}
+    wanted |= {plan.bundle for plan in registry.plans() if plan.kit_id}  # a kit is on its way
+    for name in sorted(wanted):
         newest = registry.newest_bundle(name)
         if newest is None:
             continue

@@ -108,7 +108,11 @@ def _entries(
 
 def _gaps(registry: Registry, device: DeviceRow) -> Iterator[str]:
     """Say which numbers of a chain are not here: declared lost, or still on their way."""
-    declared = {(hole.epoch, hole.lane, hole.number) for hole in registry.holes(device.device)}
+    declared = {
+        (hole.epoch, hole.lane, number)
+        for hole in registry.holes(device.device)
+        for number in range(hole.number, max(hole.number, hole.upto) + 1)
+    }
     lanes: dict[tuple[str, int], set[int]] = {}
     for row in registry.segments(device.device, state=None):
         lanes.setdefault((row.epoch, row.lane), set()).add(row.number)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -63,11 +63,20 @@ class SimDevice:
     Attributes:
         name: Alias.
         durable: Ids of records that the journal reported durable.
+        lane_of: Id → lane.
         journal: None while it is switched off.
     """
 
     def __init__(
-        self, name: str, root: Path, kit: SimKit, *, disk: Disk, clock: FixedClock, disk_id: str
+        self,
+        name: str,
+        root: Path,
+        kit: SimKit,
+        *,
+        disk: Disk,
+        clock: FixedClock,
+        disk_id: str,
+        new: bool = True,
     ) -> None:
         self.name = name
         self.root = root
@@ -77,8 +86,11 @@ class SimDevice:
         self.kit = kit
         self.journal: Journal | None = None
         self.durable: set[str] = set()
+        self.lane_of: dict[str, int] = {}
         self._appended: dict[Lane, list[tuple[str, int]]] = {}
-        self.home = create_home(root, kit, disk=disk, clock=clock, disk_id=disk_id)
+        if new:
+            create_home(root, kit, disk=disk, clock=clock, disk_id=disk_id)
+        self.home = open_home(root, disk=disk, clock=clock, disk_id=disk_id)
         self.identity: Identity = self.home.identity()
 
     # --- running -----------------------------------------------------------------------------
@@ -113,6 +125,13 @@ class SimDevice:
             journal.close()
             self.note_durable(journal)
             self.journal = None
+
+    def take_policy(self, policy: Policy) -> None:
+        """Take over a policy that came with a bundle; the next start goes by it."""
+        self.stop()
+        generation = self.home.generation()
+        if generation.policy != policy:
+            self.home.commit(replace(generation, policy=policy))
 
     def crash(self) -> None:
         """The process is gone; its memory with it."""
@@ -155,6 +174,7 @@ class SimDevice:
 
     def _note(self, lane: Lane, records: list[tuple[str, int]]) -> None:
         self._appended.setdefault(lane, []).extend(records)
+        self.lane_of.update((text, int(lane)) for text, _ in records)
 
     def note_durable(self, journal: Journal) -> None:
         """Write down what the journal says would survive a power cut now."""
