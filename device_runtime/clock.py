@@ -31,13 +31,18 @@ class Clock(Protocol):
 class SystemClock:
     """The clocks of this machine."""
 
+    def __init__(self) -> None:
+        self._boot: bytes | None = None  # a process does not outlive its boot
+
     def boot_id(self) -> bytes:
         """Return the kernel's boot id; 16 zero bytes where there is none."""
-        try:
-            with open(_BOOT_ID, encoding="ascii") as file:
-                return bytes.fromhex(file.read().strip().replace("-", ""))
-        except (OSError, ValueError):
-            return bytes(16)
+        if self._boot is None:
+            try:
+                with open(_BOOT_ID, encoding="ascii") as file:
+                    self._boot = bytes.fromhex(file.read().strip().replace("-", ""))
+            except (OSError, ValueError):
+                self._boot = bytes(16)
+        return self._boot
 
     def monotonic_ns(self) -> int:
         """Return CLOCK_BOOTTIME, which goes on during suspend: the odometer counts it."""
