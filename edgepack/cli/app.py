@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 
 import typer
 
-from edgepack.cli import field, keys, learn, make
 from edgepack.cli.screen import report_failure
 
 app = typer.Typer(
@@ -45,8 +46,9 @@ def demo(
     raise typer.Exit(story.play(directory, as_json=json))
 
 
-for _module in (make, keys, field, learn):
-    _module.register(app)
+for _name in ("make", "keys", "field", "learn"):
+    if find_spec(f"edgepack.cli.{_name}"):
+        import_module(f"edgepack.cli.{_name}").register(app)
 
 
 def run() -> None:

@@ -95,7 +95,7 @@ class Play:
     def device_command(self, *words: str | Path) -> list[str]:
         """Return the full command line for the device."""
         verb, *rest = map(str, words)
-        return [*self.no_network, *self._device, "--home", str(self.home), verb, *rest]
+        return [*self.no_network, *self._device, verb, "--home", str(self.home), *rest]
 
     def expect_refusal(self, what: str, *words: str | Path) -> str:
         """Type a device command that must be refused; remember code and exit status."""
