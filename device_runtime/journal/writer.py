@@ -117,10 +117,12 @@ class Journal:
         self._acked: frozenset[str] = frozenset()
         self._last_sync = clock.monotonic_ns()
         self._drift = clock.wall_ns() - self._last_sync
+        self._owed: list[Hole] = []
         self._lost = 0
         self._unjournaled = 0
         self._evicted = 0
         self._recovered = False
+        self._attention = False
         self._segment_bytes = policy.segment_bytes
         self._limit = policy.quota_bytes - policy.reserve_bytes
         self._each = policy.durability == "each"
@@ -144,7 +146,9 @@ class Journal:
         """
         if not policy.recipients:
             raise JournalError("the policy names no key that the journal is encrypted to")
-        disk.mkdir(folder)
+        if not disk.exists(folder):
+            disk.mkdir(folder)
+            disk.fsync_dir(folder.parent)
         journal = cls(
             Shelf(disk, folder), clock=clock, identity=identity, policy=policy, epoch=epoch
         )
@@ -247,7 +251,7 @@ class Journal:
             if (
                 active is None
                 or active.broken
-                or self._lost
+                or self._attention
                 or (active.size >= self._segment_bytes and roll)
                 or self._shelf.used + len(content) > self._limit
             ):
@@ -265,6 +269,7 @@ class Journal:
             if self._policy.strict:
                 raise self._explained(error) from None
             self._lost += count
+            self._attention = True
             self._unjournaled += count
             return _NOT_KEPT
         return Appended(active.next - count, active.prefix)
@@ -282,14 +287,26 @@ class Journal:
             raise JournalFullError("the journal has used up its quota and nothing may be evicted")
         if self._shelf.used + need > self._policy.quota_bytes:
             raise JournalFullError("the journal has used up its quota and its reserve")
-        if self._lost and type != HOLE:
-            lost, self._lost = self._lost, 0
-            try:
-                self._declare([Hole("unjournaled", self.epoch.id, lane, 0, count=lost)])
-            except BaseException:
-                self._lost += lost
-                raise
+        if self._attention:
+            self._pay(lane)
         return self._active.get(lane) or self._start(lane)
+
+    def _pay(self, lane: Lane) -> None:
+        """Declare what is owed: rows that never got in, rows that may not have survived."""
+        holes = [hole for hole in self._owed if not self._survived(hole)]
+        if self._lost:
+            holes.append(Hole("unjournaled", self.epoch.id, lane, 0, count=self._lost))
+        if holes:
+            self._declare(holes)
+        self._owed, self._lost, self._attention = [], 0, not self._recovered
+
+    def _survived(self, hole: Hole) -> bool:
+        """Whether a segment that was in doubt was sealed with all its rows after all."""
+        name = Name(hole.epoch, hole.lane, hole.number, hole.uid, "seg")
+        try:
+            return name in self._shelf.sizes and self._shelf.info(name).last >= hole.last
+        except JournalDamagedError:
+            return False
 
     def _again(self, active: Active, error: OSError) -> Active:
         """After a failed write: make room, or leave the file; return where to write once more."""
@@ -483,14 +500,11 @@ class Journal:
             self._doubt(active, active.header.first + active.durable)
 
     def _doubt(self, active: Active, first: int) -> None:
-        """Declare rows that may not survive; if they do, the base drops nothing for it."""
+        """Owe a HOLE for rows that may not survive; it is declared unless recovery finds them."""
         last, name = active.next - 1, active.name
+        self._attention = True
         if first <= last:
-            hole = Hole("damaged", *name[:4], "", first, last, last - first + 1)
-            try:
-                self._declare([hole])
-            except (OSError, JournalError):
-                self._lost += last - first + 1
+            self._owed.append(Hole("damaged", *name[:4], "", first, last, last - first + 1))
 
     def _recover(self) -> None:
         """Salvage what crashed processes left; what fails now is tried again at the next tick."""
@@ -503,6 +517,7 @@ class Journal:
             try:
                 found = recover(shelf, self._identity, mine)
             except OSError:
+                self._attention = True
                 return
         self._recovered = True
         self.salvaged += found.salvaged
@@ -515,7 +530,7 @@ class Journal:
             for name in found.aside:
                 shelf.set_aside(name)
         except (OSError, JournalError):
-            self._recovered = False
+            self._recovered, self._attention = False, True
 
     def _sequence_after(self, lane: Lane) -> int:
         names = [n for n in self._shelf.names("seg") if n[:2] == (self.epoch.id, lane)]

@@ -103,6 +103,25 @@ class _Change:
                 folder.kept[name] = node
 
 
+@dataclass(slots=True)
+class _Fault:
+    """Calls of some kinds that will fail: after `skip` of them, the next `times`."""
+
+    skip: int
+    times: int
+    code: int
+    kinds: frozenset[str]
+
+    def hits(self, what: str) -> bool:
+        if self.kinds and what not in self.kinds:
+            return False
+        if self.skip > 0:
+            self.skip -= 1
+            return False
+        self.times -= 1
+        return self.times >= 0
+
+
 class _Handle:
     """See `device_runtime.disk.Handle`."""
 
@@ -169,7 +188,7 @@ class SimDisk:
         self._held: set[str] = set()
         self._crash: int | None = None
         self._dead = False
-        self._faults: list[tuple[int, int, int, frozenset[str]]] = []
+        self._faults: list[_Fault] = []
 
     # --- what goes wrong ---------------------------------------------------------------------
 
@@ -180,16 +199,15 @@ class SimDisk:
     def fail_at(
         self, call: int, code: int = errno.EIO, times: int = 1, kinds: Iterable[str] = ()
     ) -> None:
-        """Let calls fail with an errno, from the given one (1 is the next), `times` in a row.
+        """Let calls fail with an errno.
 
         Args:
-            call: First failing call, from now.
+            call: First failing call, counted from now among `kinds`; 1 is the next one.
             code: errno.
-            times: How many calls fail.
+            times: How many calls of these kinds fail in a row.
             kinds: Only these (`write`, `sync`, `create`, `rename`, `unlink`, ...); all if empty.
         """
-        start = self.calls + call
-        self._faults.append((start, start + times, code, frozenset(kinds)))
+        self._faults.append(_Fault(call - 1, times, code, frozenset(kinds)))
 
     def heal(self) -> None:
         """Take all planned failures back."""
@@ -247,9 +265,9 @@ class SimDisk:
         if self._crash is not None and self.calls >= self._crash:
             self._dead = True
             raise PowerCut(f"at {what} of {path}")
-        for start, stop, code, kinds in self._faults:
-            if start <= self.calls < stop and (not kinds or what in kinds):
-                raise OSError(code, os.strerror(code), str(path))
+        for fault in self._faults:
+            if fault.hits(what):
+                raise OSError(fault.code, os.strerror(fault.code), str(path))
 
     def room(self) -> int:
         """Return the bytes that still fit."""
