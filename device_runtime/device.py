@@ -24,6 +24,7 @@ from device_runtime.courier import begin_epoch, epoch_of
 from device_runtime.disk import Disk, RealDisk
 from device_runtime.errors import EdgepackError, InputError, NoSlotError, RollbackError
 from device_runtime.format import canonical
+from device_runtime.format.batch import Text
 from device_runtime.format.segment import Lane
 from device_runtime.generation import Generation
 from device_runtime.home import Home, open_home
@@ -304,7 +305,7 @@ class Device:
         progress: Callable[[int], None] = lambda _: None,
     ) -> int:
         """Journal many truths; return how many, when they are durable."""
-        schema = self._schema_for_labels()
+        schema = self._known_schema()
         observed = self.home.clock.wall_ns() if wall_ns is None else wall_ns
         count = 0
         for ref, value in pairs:
@@ -319,27 +320,64 @@ class Device:
         self.journal.sync()
         return count
 
-    def _schema_for_labels(self) -> Schema | None:
+    def label_file(
+        self, stream: BinaryIO, *, progress: Callable[[int], None] = lambda _: None
+    ) -> int:
+        """Journal a CSV file of truths; see `device_runtime.labels.read_labels`."""
+        from device_runtime.labels import read_labels
+
+        return self.labels(read_labels(stream, self._known_schema()), progress=progress)
+
+    def template(self) -> str:
+        """Return a CSV header and one real row of the self-test, as `predict` wants them.
+
+        Raises:
+            NoSlotError: There is no bundle.
+        """
+        from device_runtime.format.columns import decode_columns
+        from device_runtime.model.rows import template
+
+        slot = self._slot()
+        if slot is None:
+            raise NoSlotError("there is no bundle on this device")
+        if "selftest.cols" not in slot.files:
+            return template(slot.schema)
+        _, columns, _ = decode_columns(slot.read("selftest.cols"))
+        example = {
+            column.name: columns[column.name].strings()[0]
+            if isinstance(columns[column.name], Text)
+            else columns[column.name][0].tolist()
+            for column in slot.schema.given
+            if column.name in columns
+        }
+        return template(slot.schema, example)
+
+    def _known_schema(self) -> Schema | None:
         """Return the active bundle's schema; the journal then knows which keys to hash."""
+        slot = self._slot()
+        if slot is None:
+            return None
+        with self._guard:
+            self._use(slot)
+        return slot.schema
+
+    def _slot(self) -> LoadedSlot | None:
+        """Return the active slot, verified; its model is not loaded for this."""
         if self._loaded is not None:
-            return self._loaded.started.slot.schema
+            return self._loaded.started.slot
         from device_runtime.trust.load import load_slot
 
-        with self._commit:
-            generation = self.home.generation()
-            record = generation.slot(generation.active)
-            if record is None:
-                return None
-            slot = load_slot(
-                self.home.disk,
-                self.home.slot_dir(record.digest),
-                root_sha256=record.root_sha256,
-                digest=record.digest,
-                policy=generation.policy,
-            )
-            with self._guard:
-                self._use(slot)
-        return slot.schema
+        generation = self.home.generation()
+        record = generation.slot(generation.active)
+        if record is None:
+            return None
+        return load_slot(
+            self.home.disk,
+            self.home.slot_dir(record.digest),
+            root_sha256=record.root_sha256,
+            digest=record.digest,
+            policy=generation.policy,
+        )
 
     # --- bundles and sticks ------------------------------------------------------------------
 
@@ -408,7 +446,8 @@ class Device:
         from device_runtime import health, visit
 
         with self._commit:
-            return visit.visit(
+            self.save()
+            report = visit.visit(
                 self.home,
                 self.journal,
                 Path(stick),
@@ -417,6 +456,8 @@ class Device:
                 status=lambda: health.report_status(self.home),
                 step=step,
             )
+            health.add_pruned(self.home, report.acked.pruned_rows)
+        return report
 
     def preview(self, stick: str | Path) -> dict[str, Any]:
         """Say what `sync` would do; writes nothing."""
@@ -435,6 +476,12 @@ class Device:
             self._loaded = new
             old.retire()
         self._tell_events()
+
+    def save(self) -> None:
+        """Write the sentinel's note now, so that `status` sees the newest counts."""
+        with self._guard:
+            if self._loaded is not None:
+                self._loaded.save()
 
     # --- keeping -----------------------------------------------------------------------------
 

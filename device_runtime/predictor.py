@@ -30,7 +30,7 @@ from device_runtime.format.binner import SMALL, confidence
 from device_runtime.format.schema import Schema
 from device_runtime.format.segment import RAW, Lane, Rows
 from device_runtime.journal.writer import Journal
-from device_runtime.model.check import Checked, check
+from device_runtime.model.check import Checked, Checker
 from device_runtime.model.rows import RawBlock
 from device_runtime.model.sentinel import Sentinel
 from device_runtime.model.session import Session, answer_text
@@ -83,6 +83,7 @@ class Predictor:
         self._journal = journal
         self._clock = clock
         self._unlike = unlike
+        self._checker = Checker(schema)
 
     def predict(self, block: RawBlock, stream: Stream | None = None) -> Predicted:
         """Answer and journal a block; durable after `journal.sync()`.
@@ -97,7 +98,7 @@ class Predictor:
             JournalError: The journal cannot be written and the policy is strict.
         """
         start_ns = self._clock.monotonic_ns()
-        checked = check(block, self.schema)
+        checked = self._checker.check(block)
         batch = checked.batch
         answers = self.session.run(batch) if batch.n else None
         unlike = self._unlike.score(batch, answers) if self._unlike and answers else None
