@@ -11,6 +11,7 @@ import codecs
 import csv
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from device_runtime.errors import InputError
 from device_runtime.format.batch import SMALL
@@ -21,6 +22,8 @@ from device_runtime.model.rows import (
     ByteStream,
     Fault,
     RawBlock,
+    Rest,
+    portions,
     read_some,
     readable,
 )
@@ -32,13 +35,13 @@ _CLOSE = re.compile(rb'(?:[^"]|"")*+"')
 class _Utf16:
     """A UTF-16 stream, read as UTF-8; what cannot be decoded becomes U+FFFD."""
 
-    def __init__(self, head: bytes, stream: ByteStream) -> None:
-        self._head, self._stream = head, stream
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
         self._decoder = codecs.getincrementaldecoder("utf-16")("replace")
 
     def read(self, size: int, /) -> bytes:  # noqa: ARG002  (as much as the stream gives)
         while True:
-            raw, self._head = self._head or read_some(self._stream), b""
+            raw = read_some(self._stream)
             text = self._decoder.decode(raw, final=not raw).encode("utf-8", "replace")
             if text or not raw:
                 return text
@@ -61,26 +64,26 @@ class CsvSource:
 
     def __init__(self, stream: ByteStream, schema: Schema) -> None:
         head = read_some(stream)
+        stream = Rest(head, stream)
         if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            stream, head = _Utf16(head, stream), b""
-        self._stream = stream
-        head = (head or read_some(stream)).removeprefix(codecs.BOM_UTF8)
-        line = b""
+            stream = _Utf16(stream)
+        self._portions = portions(stream)
+        line, rest = b"", b""
         while not line:
-            line, head = self._first_line(head)
-        self._rest = head
+            line, rest = self._first_line(rest)
+        self._rest = rest
         self._choose(line, [column.name for column in schema.given])
         self._opens = _open_pattern(self.separator)
 
     def _first_line(self, head: bytes) -> tuple[bytes, bytes]:
         while b"\n" not in head and len(head) <= MAX_RECORD:
-            more = read_some(self._stream)
+            more, self._final = next(self._portions, (b"", True))
             if not more:
                 if not head.strip():
                     raise InputError("the input is empty: not even a header")
-                return head, b""
+                break
             head += more
-        line, _, rest = head.partition(b"\n")
+        line, _, rest = head.removeprefix(codecs.BOM_UTF8).partition(b"\n")
         if len(line) > MAX_RECORD:
             raise InputError(f"the header {TOO_LONG}; this is no CSV")
         return line.rstrip(b"\r"), rest
@@ -96,11 +99,13 @@ class CsvSource:
         for separator in SEPARATORS:
             try:
                 names = next(csv.reader([text], delimiter=separator, strict=True), [])
-            except csv.Error as error:
-                raise InputError(f"the header cannot be read: {error}") from None
+            except csv.Error:
+                continue  # broken quotes under this separator
             names = [name.strip() for name in names]
             if not best or len(set(names) & set(wanted)) > len(set(best) & set(wanted)):
                 best, self.separator = names, separator
+        if not best:
+            raise InputError("the header cannot be read: its quotes are broken")
         self.names = best
         issues = [f"column {name} is not there" for name in wanted if name not in best]
         issues += [f"column {name} stands twice" for name in wanted if best.count(name) > 1]
@@ -121,18 +126,17 @@ class CsvSource:
 
     def _chunks(self) -> Iterator[bytes | list[bytes | None]]:
         """Yield whole lines: bytes where any way may cut them, or lists of records already cut."""
-        data, self._rest, too_long = self._rest, b"", False
-        while True:
-            chunk = read_some(self._stream)
+        data, too_long = self._rest, False
+        for chunk, final in chain([(b"", self._final)], self._portions):
             data += chunk
             if too_long:
                 _, end, after = data.partition(b"\n")
-                if chunk and not end:
+                if not (end or final):
                     data = b""
                     continue
                 data, too_long = after, False
                 yield [None]
-            if not chunk:
+            if final:
                 break
             if b'"' in data:
                 records, data = self._records(data, final=False)
@@ -145,7 +149,8 @@ class CsvSource:
             if len(data) > MAX_RECORD and b"\n" not in data:
                 data, too_long = b"", True
         if data:
-            yield self._records(data, final=True)[0] if b'"' in data else data + b"\n"
+            data += b"" if data.endswith(b"\n") else b"\n"
+            yield self._records(data, final=True)[0] if b'"' in data else data
 
     def _records(self, data: bytes, *, final: bool) -> tuple[list[bytes | None], bytes]:
         """Cut records with quotes; returns them and the rest that is not complete yet."""

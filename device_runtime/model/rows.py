@@ -140,9 +140,9 @@ def readable(line: bytes | None, limit: int = 200) -> str:
 def line_groups(stream: ByteStream, chunk_rows: int) -> Iterator[list[bytes | None]]:
     """Yield groups of non-blank lines without their ends; None stands for one that is too long."""
     tail, too_long = b"", False
-    while chunk := read_some(stream):
+    for chunk, final in portions(stream):
         pieces = (tail + chunk).split(b"\n")
-        tail = pieces.pop()
+        tail = b"" if final else pieces.pop()
         lines: list[bytes | None] = [piece for piece in pieces if piece.strip()]
         if too_long and pieces:
             # The first end of a line ends the one that was too long.
@@ -153,18 +153,30 @@ def line_groups(stream: ByteStream, chunk_rows: int) -> Iterator[list[bytes | No
             tail, too_long = b"", True
         for start in range(0, len(lines), chunk_rows):
             yield lines[start : start + chunk_rows]
-    if too_long:
-        yield [None]
-    elif tail.strip():
-        yield [tail]
+
+
+def portions(stream: ByteStream) -> Iterator[tuple[bytes, bool]]:
+    """Yield (bytes, whether they are the last): whole chunks of a file, what is there of a pipe."""
+    waits = _waits(stream)
+    while True:
+        chunk = read_some(stream)
+        final = not chunk or (not waits and len(chunk) < CHUNK)
+        yield chunk, final
+        if final:
+            return
 
 
 def read_some(stream: ByteStream) -> bytes:
-    """Return the next chunk: whole ones from a file, what is there from a pipe."""
-    seekable = getattr(stream, "seekable", None)
-    if hasattr(stream, "read1") and not (seekable and seekable()):
+    """Return the next chunk."""
+    if _waits(stream) and hasattr(stream, "read1"):
         return bytes(stream.read1(CHUNK))
     return stream.read(CHUNK)
+
+
+def _waits(stream: ByteStream) -> bool:
+    """Whether a short read does not mean the end: a pipe, or what we do not know."""
+    seekable = getattr(stream, "seekable", None)
+    return not (seekable and seekable())
 
 
 def read_npy(
@@ -228,8 +240,12 @@ class Rest:
     def __init__(self, head: bytes, stream: ByteStream) -> None:
         self._head, self._stream = head, stream
 
+    def seekable(self) -> bool:
+        """Whether a short read means the end."""
+        return not _waits(self._stream)
+
     def read(self, size: int, /) -> bytes:
-        """Return the head first, then what follows; never more than was read of it at once."""
+        """Return the head first, then what follows."""
         if self._head:
             head, self._head = self._head[:size], self._head[size:]
             return head
