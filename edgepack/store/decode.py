@@ -53,7 +53,6 @@ class Source:
         self._archive = archive
         self._secrets = dict(secrets)
         self._notes = notes
-        self._failure: BaseException | None = None
 
     def decode(
         self, segments: Sequence[SegmentRow], sides: Mapping[str, Side]
@@ -62,17 +61,8 @@ class Source:
 
         A segment that cannot be read any more is noted and left out: the rest goes on.
         """
-        try:
-            for segment in segments:
-                yield from self._one(segment, sides)
-        except BaseException as error:
-            self._failure = error
-            raise
-
-    def raise_failure(self) -> None:
-        """Raise what ended `decode`, if anything did."""
-        if self._failure is not None:
-            raise self._failure
+        for segment in segments:
+            yield from self._one(segment, sides)
 
     def _one(self, segment: SegmentRow, sides: Mapping[str, Side]) -> Iterator[pa.RecordBatch]:
         try:

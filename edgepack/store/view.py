@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import DeltaError
 
 from edgepack.errors import StoreError
 from edgepack.registry import Registry, SegmentRow
+from edgepack.store import delta
 from edgepack.store.ahead import ahead
 from edgepack.store.arrow import EVENTS, LABELS, ROWS, fits, stored
 from edgepack.store.decode import Side, Source
@@ -21,8 +22,6 @@ from edgepack.workspace import Workspace
 
 MARK = "edgepack"  # in the custom metadata of each commit of ours
 HARMLESS = ("OPTIMIZE", "VACUUM START", "VACUUM END", "CREATE TABLE")
-FILE_BYTES = 64 << 20  # target size of one Parquet file: the writer holds about this in memory
-ROW_GROUP = 262_144
 MAX_READ = 131_072  # rows of one batch when reading
 
 
@@ -128,37 +127,29 @@ class View:
         have = {what: self.serial(self.beside(what)) for what in ("labels", "events")}
         sides = {"labels": Side(LABELS, have["labels"]), "events": Side(EVENTS, have["events"])}
         batches = ahead(source.decode(segments, sides))
-        first = next(batches, None)
-        if first is None:
-            self._end(sides, serial, done)
-            self._mark(serial)
-            return
-        path = self._fitting(first.schema)
-
-        def stream() -> Iterator[pa.RecordBatch]:
-            yield first
-            done.rows += first.num_rows
-            for batch in batches:
-                yield batch
-                done.rows += batch.num_rows
-            self._end(sides, serial, done)
-
-        rows = pa.RecordBatchReader.from_batches(first.schema, stream())
         try:
-            self._write(path, rows, serial)
-        except Exception:
-            source.raise_failure()  # what stopped the stream, not how Arrow words it
-            raise
+            first = next(batches, None)
+            schema = ROWS if first is None else first.schema
+            path = self._fitting(schema)
+            self.ws.disk.mkdir(path)
+            parts = [] if first is None else delta.write_parts(path, chain([first], batches))
         finally:
             batches.close()
-
-    def _end(self, sides: Mapping[str, Side], serial: int, done: Appended) -> None:
         for what, side in sides.items():
             if side.rows:
                 table = pa.Table.from_pylist(side.rows, schema=side.schema)
-                self._write(self.beside(what), table, serial)
+                self._append_side(self.beside(what), table, serial)
+        delta.ensure(path, schema, self.commit(max(self.serial(path), 0)))
+        delta.commit(path, parts, self.commit(serial))
+        done.rows += sum(part.rows for part in parts)
         done.labels += len(sides["labels"].rows)
         done.events += len(sides["events"].rows)
+
+    def _append_side(self, path: Path, table: pa.Table, serial: int) -> None:
+        self.ws.disk.mkdir(path)
+        parts = delta.write_parts(path, table.to_batches())
+        delta.ensure(path, table.schema, self.commit(self.serial(path)))
+        delta.commit(path, parts, self.commit(serial))
 
     def _fitting(self, schema: pa.Schema) -> Path:
         """Return the newest table if its columns have these types, else the path of a new one."""
@@ -168,32 +159,6 @@ class View:
         if fits(stored(arrow_schema(DeltaTable(paths[-1]))), stored(schema)):
             return paths[-1]
         return self.ws.table(self.name).with_name(f"{self.name}.{len(paths) + 1}")
-
-    def _mark(self, serial: int) -> None:
-        """Move the progress without rows: an empty transaction."""
-        paths = self.paths()
-        if not paths:
-            self._write(self.ws.table(self.name), ROWS.empty_table(), serial)
-            return
-        table = DeltaTable(paths[-1])
-        table.create_write_transaction(
-            [], "append", table.schema(), commit_properties=self.commit(serial)
-        )
-
-    def _write(self, path: Path, rows: Any, serial: int) -> None:
-        self.ws.disk.mkdir(path)
-        widened = path / "_delta_log"
-        write_deltalake(
-            path,
-            rows,
-            mode="append",
-            schema_mode="merge" if widened.is_dir() else None,
-            target_file_size=FILE_BYTES,
-            writer_properties=WriterProperties(
-                compression="SNAPPY", max_row_group_size=ROW_GROUP, statistics_truncate_length=32
-            ),
-            commit_properties=self.commit(serial),
-        )
 
     def commit(self, serial: int) -> CommitProperties:
         """Return what marks a commit as ours, with the serial up to which the table is complete."""
