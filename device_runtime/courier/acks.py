@@ -138,9 +138,12 @@ def contradicts(facts: list[Fact], journal: Journal, epoch: str) -> bool:
 
 
 def begin_epoch(home: Home, journal: Journal, reason: str) -> None:
-    """Seal what is open, begin a new epoch and commit it, before anything is appended."""
+    """Seal what is open, begin a new epoch and commit it, before anything is appended.
+
+    The disk that it begins on is committed with it: a second start must not begin another one.
+    """
     epoch = journal.begin_epoch(reason)
-    home.commit(with_epoch(home.generation(), epoch))
+    home.commit(replace(with_epoch(home.generation(), epoch), disk_id=home.disk_id))
 
 
 def epoch_of(generation: Generation) -> Epoch:

@@ -23,7 +23,8 @@ from device_runtime.format.stick import (
     plan_packs,
 )
 from device_runtime.home import Home
-from device_runtime.journal.writer import Journal, SealedInfo
+from device_runtime.journal.shelf import SealedInfo
+from device_runtime.journal.writer import Journal
 
 _HEADER_ROOM = SIGNATURE_BYTES + 4096
 _ENTRY_ROOM = 192

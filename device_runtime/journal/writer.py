@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -693,7 +693,12 @@ class Journal:
         for lane, active in list(self._active.items()):
             self._leave(lane, active)
             self._recovered = False
-        parent = Parent(self.epoch.id, self.heads(), reason)
+        heads = self.heads()
+        parent = Parent(self.epoch.id, heads, reason)
+        if self.epoch.parent is not None and not any(number for number, _ in heads.values()):
+            # Nothing was ever written in this epoch, so the base will never hear of it: the next
+            # one descends from its parent, or a fork would go unnoticed.
+            parent = replace(self.epoch.parent, reason=reason)
         self.epoch = Epoch(os.urandom(8).hex(), parent)
         self._next = dict.fromkeys(Lane, 0)
         self._durable = dict.fromkeys(Lane, 0)

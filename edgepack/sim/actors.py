@@ -112,7 +112,6 @@ class SimDevice:
             journal.mark_acked(generation.acked)
             if self.home.moved:
                 begin_epoch(self.home, journal, "disk")
-                self.home.settle_disk()
             journal.use(BUNDLE, sim_schema(), 1, "0" * 64)
             self.journal = journal
             self._appended = {}
