@@ -349,6 +349,16 @@ def machine_error(error: OSError, doing: str) -> EdgepackError:
 
 
 @contextmanager
+def suppress_full() -> Iterator[None]:
+    """Let a block fail quietly where nothing can be written: for what may as well come later."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+
+
+@contextmanager
 def lock(path: Path, what: str) -> Iterator[None]:
     """Hold an exclusive lock file while the block runs.
 

@@ -20,7 +20,7 @@ from typing import Protocol
 from device_runtime import generation as generations
 from device_runtime.clock import Clock
 from device_runtime.crypt import Identity, PublicIdentity
-from device_runtime.disk import Disk, lock, write_durable
+from device_runtime.disk import Disk, lock, suppress_full, write_durable
 from device_runtime.errors import BusyError, IncompatibleError, MachineError, NotInitialisedError
 from device_runtime.format import canonical
 from device_runtime.generation import Generation, Trusted
@@ -226,11 +226,12 @@ class Home:
         return max(total, self.generation().odometer_s)
 
     def tick(self) -> None:
-        """Write the odometer down when it is due; call it now and then."""
+        """Write the odometer down when it is due; call it now and then. A full disk can wait."""
         now_s = self.clock.monotonic_ns() // 1_000_000_000
         _, boot, since_s = self._read_odometer()
         if boot != self.clock.boot_id().hex() or now_s - since_s >= ODOMETER_EVERY_S:
-            self._write_odometer(self.odometer_s())
+            with suppress_full():
+                self._write_odometer(self.odometer_s())
 
     def _read_odometer(self) -> tuple[int, str, int]:
         try:

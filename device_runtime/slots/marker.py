@@ -22,7 +22,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from device_runtime.disk import Handle, RealDisk, write_all
+from device_runtime.disk import Handle, RealDisk, suppress_full, write_all
 from device_runtime.home import Home
 
 PREFIX = "load-"
@@ -54,12 +54,21 @@ class Mark:
     text of a signal; when it goes, the one before takes over again.
     """
 
-    def __init__(self, home: Home, token: str, handle: Handle) -> None:
+    def __init__(self, home: Home, token: str) -> None:
         self.token = token
         self._home = home
         self._path = home.run / f"{PREFIX}{token}"
-        self._handle = handle
+        self._handle: Handle | None = None
         home.marks.append((token, -1, False))
+
+    def write(self, line: bytes, *, durable: bool) -> None:
+        """Create the file."""
+        handle = self._home.disk.create(self._path)
+        self._handle = handle
+        write_all(handle, line)
+        if durable:
+            handle.sync()
+            self._home.disk.fsync_dir(self._home.run)
 
     def arm(self) -> None:
         """Let fatal signals of this process leave their text in the mark."""
@@ -74,7 +83,9 @@ class Mark:
 
     def result(self) -> None:
         """Note the first answer."""
-        write_all(self._handle, b"result\n")
+        if self._handle is not None:
+            with suppress_full():
+                write_all(self._handle, b"result\n")
 
     def remove(self) -> None:
         """End in order: nothing will be counted."""
@@ -88,7 +99,8 @@ class Mark:
                 if before and sys.__stderr__ is not None:
                     faulthandler.enable(sys.__stderr__)
             os.close(fd)
-        self._handle.close()
+        if self._handle is not None:
+            self._handle.close()
         self._home.disk.unlink(self._path)
 
     def _drop(self) -> tuple[int, bool]:
@@ -103,14 +115,16 @@ def _listen(fd: int) -> None:
 
 
 def place(home: Home, digest: str, *, durable: bool) -> Mark:
-    """Write the mark of this process before it loads `digest`."""
+    """Write the mark of this process before it loads `digest`, and let it listen.
+
+    On a disk that is full the model runs unwatched: that is better than no model.
+    """
     token = os.urandom(8).hex()
-    handle = home.disk.create(home.run / f"{PREFIX}{token}")
-    write_all(handle, f"load {digest} {home.clock.boot_id().hex()}\n".encode())
-    if durable:
-        handle.sync()
-        home.disk.fsync_dir(home.run)
-    return Mark(home, token, handle)
+    mark = Mark(home, token)
+    with suppress_full():
+        mark.write(f"load {digest} {home.clock.boot_id().hex()}\n".encode(), durable=durable)
+        mark.arm()
+    return mark
 
 
 def find(home: Home) -> list[Found]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from device_runtime.disk import Disk
+from device_runtime.disk import Disk, suppress_full
 from device_runtime.errors import (
     EdgepackError,
     FormatError,
@@ -88,8 +88,9 @@ class Started:
             return
         now_s = home.odometer_s()
         if generation.trial_since_s is None:
-            generation = home.commit(replace(generation, trial_since_s=now_s))
-        done_s = now_s - (generation.trial_since_s or 0)
+            with suppress_full():
+                generation = home.commit(replace(generation, trial_since_s=now_s))
+        done_s = now_s - (now_s if generation.trial_since_s is None else generation.trial_since_s)
         left_s = max(0, generation.policy.trial_seconds - done_s)
         self._due_ns = home.clock.monotonic_ns() + left_s * 1_000_000_000
 
@@ -102,25 +103,26 @@ class Started:
         enough = generation.trial_rows + self._rows >= generation.policy.trial_rows
         if not enough and home.clock.monotonic_ns() < self._due_ns:
             return
-        self._settled = True
         record = generation.slot(self.digest)
         if record is None or generation.active != self.digest:
+            self._settled = True
             return
         new = generation
         if record.state != "good":
             new = rules.note(new, "slot.good", version=record.version)
             new = new.with_slot(replace(record, state="good", ever_good=True))
-        home.commit(
-            replace(
-                new,
-                attempts=0,
-                crashes=0,
-                power_attempts=0,
-                degraded=False,
-                trial_rows=generation.trial_rows + self._rows,
-            )
+        new = replace(
+            new,
+            attempts=0,
+            crashes=0,
+            power_attempts=0,
+            degraded=False,
+            trial_rows=generation.trial_rows + self._rows,
         )
-        self.degraded = generation.is_revoked(record)
+        with suppress_full():
+            home.commit(new)
+            self._settled = True
+            self.degraded = generation.is_revoked(record)
 
     def failed(self, error: EdgepackError) -> None:
         """Count a load that ended with an error of the model; the mark is taken away."""
@@ -138,7 +140,8 @@ class Started:
         generation = self._home.generation()
         if not self._settled and self._rows and generation.active == self.digest:
             rows = generation.trial_rows + self._rows
-            self._home.commit(replace(generation, trial_rows=rows))
+            with suppress_full():
+                self._home.commit(replace(generation, trial_rows=rows))
         self._end()
 
     def _end(self) -> None:
@@ -165,10 +168,11 @@ def begin_load(home: Home, *, load: Loader = load_slot) -> Started:
         if record is None:
             raise broken or _nothing(generation)
         if record.digest != generation.active:
-            generation = home.commit(rules.switch(generation, record.digest, home.odometer_s()))
+            with suppress_full():
+                new = rules.switch(generation, record.digest, home.odometer_s())
+                generation = home.commit(new)
         mark = marker.place(home, record.digest, durable=record.state != "good")
         try:
-            mark.arm()
             slot = load(
                 home.disk,
                 home.slot_dir(record.digest),
@@ -181,8 +185,9 @@ def begin_load(home: Home, *, load: Loader = load_slot) -> Started:
             mark.remove()
             broken = _as_broken(error, record)
             unusable.add(record.digest)
-            new = rules.damaged(generation, record.digest, broken.what, home.odometer_s())
-            generation = home.commit(new)
+            with suppress_full():
+                new = rules.damaged(generation, record.digest, broken.what, home.odometer_s())
+                generation = home.commit(new)
         except BaseException:
             mark.remove()
             raise
@@ -234,10 +239,11 @@ def _settle(home: Home) -> Generation:
     found = marker.find(home)
     now_s = home.odometer_s()
     new = rules.settle(rules.count(generation, found, now_s), now_s)
-    if new is not generation:
-        generation = home.commit(new)
-    if found:
-        marker.forget(home)
+    with suppress_full():
+        if new is not generation:
+            generation = home.commit(new)
+        if found:
+            marker.forget(home)
     return generation
 
 

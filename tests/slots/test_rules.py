@@ -428,3 +428,28 @@ def test_the_odometer_counts_power_not_the_wall_clock(device, first):
     assert device.home.odometer_s() - begin == 1050
     device.disk._find(device.home.state / "odometer").seen[:] = b"\xff torn"
     assert device.home.odometer_s() >= device.generation.odometer_s
+
+
+@pytest.mark.parametrize("state", ["good", "trial"])
+def test_a_full_disk_keeps_no_model_from_running(device, first, state):
+    if state == "trial":
+        device.install(Bundle(2))
+    device._stop()
+    device.disk.full = True
+    for _ in range(3):
+        assert device.start().slot.version == (1 if state == "good" else 2)
+        device.ripen()
+        device.power()
+        device.disk.full = True
+    device.disk.full = False
+    device.start()
+    device.ripen()
+    assert {s.state for s in device.generation.slots} == {"good"}
+
+
+def test_a_full_disk_still_falls_back_from_a_damaged_slot(device, first):
+    second = device.good(Bundle(2))
+    device._stop()
+    device.disk._find(device.home.slot_dir(second.digest) / "model.onnx").seen[:] = b"rotten"
+    device.disk.full = True
+    assert device.start().slot.version == 1

@@ -76,6 +76,7 @@ class MemDisk:
         self.steps = 0
         self.dead = False
         self.free = 1 << 40
+        self.full = False
 
     # --- what happens to it ------------------------------------------------------------------
 
@@ -83,6 +84,8 @@ class MemDisk:
         if self.dead:
             raise Dead(what)
         self.steps += 1
+        if self.full and what in ("create", "write", "mkdir", "symlink"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self.fuse is not None:
             self.fuse -= 1
             if self.fuse < 0:
