@@ -20,12 +20,11 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 from device_runtime.clock import Clock, SystemClock
-from device_runtime.courier import begin_epoch, epoch_of
 from device_runtime.disk import Disk, RealDisk
 from device_runtime.errors import EdgepackError, InputError, NoSlotError, RollbackError
 from device_runtime.format import canonical
 from device_runtime.format.batch import Text
-from device_runtime.format.segment import Lane
+from device_runtime.format.segment import Epoch, Lane
 from device_runtime.generation import Generation
 from device_runtime.home import Home, open_home
 from device_runtime.journal.writer import Journal
@@ -115,11 +114,13 @@ class Device:
                 clock=clock,
                 identity=home.identity(),
                 policy=generation.policy,
-                epoch=epoch_of(generation),
+                epoch=_epoch(generation),
             )
             stack.callback(journal.close)
             journal.mark_acked(generation.acked)
             if home.moved:
+                from device_runtime.courier import begin_epoch
+
                 begin_epoch(home, journal, "disk")
                 home.settle_disk()
             device = cls(home, journal, engine, stack.pop_all())
@@ -507,3 +508,11 @@ class Device:
                 self.journal.append_event(kind, data)
             self.journal.sync()
             self.home.commit(replace(generation, events=()))
+
+
+def _epoch(generation: Generation) -> Epoch:
+    if generation.epoch_parent is None:
+        return Epoch(generation.epoch)
+    from device_runtime.courier import epoch_of
+
+    return epoch_of(generation)

@@ -142,7 +142,7 @@ def _answered(result: StreamResult, seconds: float, *, to_file: bool) -> Outcome
     """Say what became of a run; invalid rows make exit 40 although the others were answered."""
     body = {
         "rows": result.rows,
-        "ok": result.ok,
+        "ok_rows": result.ok,
         "invalid": result.invalid,
         "abstained": result.abstained,
         "unlike": result.unlike,

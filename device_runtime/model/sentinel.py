@@ -156,13 +156,14 @@ class Sentinel:
         """Return what `status` shows."""
         window = self.window()
         moved = sorted(compare(self.profile, window), key=lambda item: -item.excess)
+        shown = [item for at, item in enumerate(moved) if at < 8 or item.name in self.levels()]
         return {
             "rows": window.n,
             "rows_since_activation": self.everything().n,
             "levels": self.levels(),
             "shares": {name: rows / (window.n or 1) for name, rows in window.flags.items()},
             "reference": dict(self.profile.rates),
-            "drift": [_drift(item) for item in moved[:8]],
+            "drift": [_drift(item) for item in shown],
         }
 
     # --- surviving restarts ---
