@@ -214,7 +214,12 @@ def root_facts(root: bytes) -> RootFacts:
     Raises:
         FormatError: It does not follow docs/FORMAT-bundle.md.
     """
-    signed = read_document(root, "the root", "root").signed
+    return facts_of(read_document(root, "the root", "root"))
+
+
+def facts_of(root: Document) -> RootFacts:
+    """As `root_facts`, of a root that was read already."""
+    signed = root.signed
     try:
         custom = signed.get(CUSTOM, {})
         reset = custom.get("floor_reset")

@@ -140,9 +140,10 @@ def advance_root(bundle_roots: Mapping[int, bytes], trusted: Trusted, policy: Po
         ThresholdError: A root lacks signatures, or a family of them.
         FormatError, VerificationError: Anything else is wrong with a root.
     """
+    first, newest = quorum.root_facts(trusted.root).version, max(bundle_roots, default=0)
+    if newest <= first:
+        return trusted
     updater = _guarded(MemoryUpdater, trusted.root, {}, BundleFetcher({}), None)
-    version = first = updater.trusted.root.version
-    newest = max(bundle_roots, default=0)
     if newest - first > policy.max_root_rotations:
         raise RootChainError(f"the bundle carries {newest - first} new roots at once")
     current, floor = trusted.root, trusted.floor
