@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH = 720
+WIDE, NARROW = 720, 350
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 34, 44
 SERIES = 6
 
@@ -79,6 +79,7 @@ def lines(
     rule: tuple[float, str] | None = None,
     height: int = 300,
     span: tuple[float, float] | None = None,
+    width: int = WIDE,
 ) -> str:
     """Return lines over an ordered axis, with bands where points have them.
 
@@ -90,6 +91,7 @@ def lines(
         rule: A level to mark, and its name.
         height: Pixels.
         span: Lowest and highest y; None: what the points need.
+        width: Pixels: `WIDE` or `NARROW`.
     """
     values = [
         v
@@ -101,8 +103,8 @@ def lines(
     if rule:
         values.append(rule[0])
     low, high = span or _span(values)
-    plot = _Plot(title, height, low, high, unit)
-    place = _places(len(labels))
+    plot = _Plot(title, (width, height), low, high, unit)
+    place = _places(len(labels), width)
     plot.x_labels(labels, place)
     if rule:
         plot.rule(*rule)
@@ -120,13 +122,14 @@ def bars(
     unit: str = "",
     stacked: bool = False,
     height: int = 260,
+    width: int = WIDE,
 ) -> str:
     """Return bars side by side (or stacked) for each label; a series is (name, values, colour)."""
     if stacked:
         top = max((sum(v[i] for _, v, _ in series) for i in range(len(labels))), default=1.0)
     else:
         top = max((value for _, values, _ in series for value in values), default=1.0)
-    plot = _Plot(title, height, 0.0, top or 1.0, unit)
+    plot = _Plot(title, (width, height), 0.0, top or 1.0, unit)
     step = plot.wide / max(len(labels), 1)
     room = step * 0.78
     each = room if stacked else room / max(len(series), 1)
@@ -154,6 +157,7 @@ def intervals(
     title: str,
     zero: bool = False,
     limits: Sequence[tuple[float, str]] = (),
+    width: int = WIDE,
 ) -> str:
     """Return one dot with its interval per row, names on the left: (name, value, low, high)."""
     height = TOP + 26 * len(rows) + BOTTOM
@@ -161,17 +165,17 @@ def intervals(
     values += [0.0] if zero else []
     values += [value for value, _ in limits]
     low, high = _span(values)
-    left = LEFT + 96
-    wide = WIDTH - left - RIGHT
+    left = LEFT + (96 if width >= WIDE else 30)
+    wide = width - left - RIGHT
 
     def x(value: float) -> float:
         return left + (value - low) / (high - low) * wide
 
-    parts = [_open(title, height)]
+    parts = [_open(title, width, height)]
     parts += [
         f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP}" y2="{height - BOTTOM}" '
         f'stroke="var(--grid)"/>' + _say(x(tick), height - BOTTOM + 18, number(tick), "middle")
-        for tick in _ticks(low, high, 6)
+        for tick in _ticks(low, high, width // 110)
     ]
     marks = [*limits, *([(0.0, "")] if zero else [])]
     for value, name in marks:
@@ -184,7 +188,7 @@ def intervals(
         y = TOP + 26 * i + 13
         tip = f"{name}: {number(value)} ({number(bottom)} to {number(top)})"
         parts.append(
-            _say(left - 10, y + 4, _cut(name, 22), "end", "var(--ink)")
+            _say(left - 10, y + 4, _cut(name, (left - 14) // 7), "end", "var(--ink)")
             + f'<line x1="{x(bottom):.1f}" x2="{x(top):.1f}" y1="{y}" y2="{y}" stroke="var(--s1)" '
             f'stroke-width="3"/><circle cx="{x(value):.1f}" cy="{y}" r="5" fill="var(--s1)">'
             f"<title>{escape(tip)}</title></circle>"
@@ -200,18 +204,21 @@ def heat(
     title: str,
     unit: str = "",
     color: int = 1,
+    width: int = WIDE,
 ) -> str:
     """Return a grid: the darker, the more; an empty cell is unknown."""
     tall = 18 if len(rows) <= 40 else max(6, 720 // len(rows))
     height = TOP + tall * len(rows) + BOTTOM
-    left = LEFT + 56
-    step = (WIDTH - left - RIGHT) / max(len(columns), 1)
+    left = LEFT + (56 if width >= WIDE else 16)
+    step = (width - left - RIGHT) / max(len(columns), 1)
     top = max((v for row in values for v in row if v is not None), default=1.0) or 1.0
-    parts = [_open(title, height)]
+    parts = [_open(title, width, height)]
     for i, name in enumerate(rows):
         y = TOP + tall * i
         if tall >= 10:
-            parts.append(_say(left - 8, y + tall - 5, _cut(name, 17), "end", "var(--ink)"))
+            parts.append(
+                _say(left - 8, y + tall - 5, _cut(name, (left - 10) // 7), "end", "var(--ink)")
+            )
         for j, column in enumerate(columns):
             value = values[i][j]
             if value is None:
@@ -223,7 +230,9 @@ def heat(
                 f'height="{tall - 1}" fill="var(--s{color})" fill-opacity="{share:.2f}">'
                 f"<title>{escape(tip)}</title></rect>"
             )
-    parts.append(_axis(columns, [left + step * (j + 0.5) for j in range(len(columns))], height))
+    parts.append(
+        _axis(columns, [left + step * (j + 0.5) for j in range(len(columns))], width, height)
+    )
     return "".join(parts) + "</svg>"
 
 
@@ -233,14 +242,16 @@ def heat(
 class _Plot:
     """Axes, grid and legend of one plot."""
 
-    def __init__(self, title: str, height: int, low: float, high: float, unit: str) -> None:
-        self.height = height
-        self.wide = WIDTH - LEFT - RIGHT
+    def __init__(
+        self, title: str, size: tuple[int, int], low: float, high: float, unit: str
+    ) -> None:
+        self.width, self.height = size
+        self.wide = self.width - LEFT - RIGHT
         self._low, self._high = low, high if high > low else low + 1
-        self._parts = [_open(title, height)]
+        self._parts = [_open(title, self.width, self.height)]
         for tick in _ticks(self._low, self._high, 5):
             self._parts.append(
-                f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{self.y(tick):.1f}" '
+                f'<line x1="{LEFT}" x2="{self.width - RIGHT}" y1="{self.y(tick):.1f}" '
                 f'y2="{self.y(tick):.1f}" stroke="var(--grid)"/>'
                 + _say(LEFT - 8, self.y(tick) + 4, number(tick) + unit, "end")
             )
@@ -258,22 +269,22 @@ class _Plot:
         """Mark a level."""
         y = self.y(value)
         self.add(
-            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" '
+            f'<line x1="{LEFT}" x2="{self.width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" '
             f'stroke="var(--bad)" stroke-dasharray="5 4"/>'
-            + _say(WIDTH - RIGHT, y - 5, name, "end", "var(--bad)")
+            + _say(self.width - RIGHT, y - 5, name, "end", "var(--bad)")
         )
 
     def x_labels(self, labels: Sequence[str], place: Sequence[float]) -> None:
         """Write under the axis, as many labels as fit."""
-        self.add(_axis(labels, place, self.height))
+        self.add(_axis(labels, place, self.width, self.height))
 
     def legend(self, names: Sequence[tuple[str, int]]) -> None:
         """Name the colours, where there is more than one."""
         if len(names) < 2:
             return
-        x = float(LEFT)
+        x = float(LEFT) if self.width >= WIDE else 4.0
         for name, color in names:
-            text = _cut(name, 26)
+            text = _cut(name, 26 if self.width >= WIDE else 44 // len(names))
             self.add(
                 f'<rect x="{x:.0f}" y="10" width="11" height="11" rx="2" fill="var(--s{color})"/>'
                 + _say(x + 16, 20, text, "start", "var(--ink)")
@@ -310,9 +321,9 @@ def _draw_line(plot: _Plot, one: Line, place: Sequence[float], labels: Sequence[
         )
 
 
-def _open(title: str, height: int) -> str:
+def _open(title: str, width: int, height: int) -> str:
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(title, quote=True)}" font-family="system-ui,sans-serif" '
         f'font-size="12">'
     )
@@ -324,9 +335,9 @@ def _say(x: float, y: float, text: str, anchor: str, color: str = "var(--muted)"
     )
 
 
-def _axis(labels: Sequence[str], place: Sequence[float], height: int) -> str:
+def _axis(labels: Sequence[str], place: Sequence[float], width: int, height: int) -> str:
     widest = max((len(label) for label in labels), default=1)
-    step = (place[1] - place[0]) if len(place) > 1 else WIDTH
+    step = (place[1] - place[0]) if len(place) > 1 else width
     slant = len(labels) > 1 and min(widest, 14) * 7 > step
     every = max(1, math.ceil(14 / step)) if slant else 1
     parts = []
@@ -342,8 +353,8 @@ def _axis(labels: Sequence[str], place: Sequence[float], height: int) -> str:
     return "".join(parts)
 
 
-def _places(n: int) -> list[float]:
-    wide = WIDTH - LEFT - RIGHT - 40
+def _places(n: int, width: int) -> list[float]:
+    wide = width - LEFT - RIGHT - 40
     if n == 1:
         return [LEFT + 20 + wide / 2]
     return [LEFT + 20 + wide * i / (n - 1) for i in range(n)]

@@ -27,19 +27,19 @@ class SameRows:
         since: Time of the oldest row, as text; or where it stands in the order of import.
         until: Time of the newest row.
         rows: Number of rows.
-        values: Bundle version → figure.
+        scores: Bundle version → figure.
     """
 
     main: str
     since: str
     until: str
     rows: int
-    values: dict[int, float]
+    scores: dict[int, float]
 
     @property
     def text(self) -> str:
         """One line for a person."""
-        parts = ", ".join(f"bundle {v} {value:.3f}" for v, value in sorted(self.values.items()))
+        parts = ", ".join(f"bundle {v} {value:.3f}" for v, value in sorted(self.scores.items()))
         return f"{self.main} on the same {self.rows:,} rows ({self.since} to {self.until}): {parts}"
 
     def as_json(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class SameRows:
             "until": self.until,
             "rows": self.rows,
             "main": self.main,
-            self.main: {str(version): value for version, value in sorted(self.values.items())},
+            self.main: {str(version): value for version, value in sorted(self.scores.items())},
         }
 
 

@@ -75,7 +75,7 @@ class NameState:
                 )
             result += [f"{self.name}: {text}" for text in self.quality.warnings]
             result += [f"{self.name} fails at {spot.text}" for spot in self.quality.spots[:3]]
-        if self.same and len(self.same.values) > 1:
+        if self.same and len(self.same.scores) > 1:
             result.append(self.same.text)
         for item in self.drifts:
             if item.worst:

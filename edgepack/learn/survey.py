@@ -31,6 +31,7 @@ class Survey:
         labelled: Valid rows with a truth: provenance, answers, time, key, wanted columns.
         totals: (version, device, answered label) → valid rows, labelled or not.
         months: Month → (valid rows, labelled rows).
+        grid: (device, month) → valid rows.
         rows: All rows.
         invalid: Rows that did not fit the schema.
         used: Labels that found a row.
@@ -41,6 +42,7 @@ class Survey:
     labelled: pa.Table
     totals: Counter[tuple[int, str, str]]
     months: dict[str, tuple[int, int]]
+    grid: Counter[tuple[str, str]]
     rows: int
     invalid: int
     used: int
@@ -78,7 +80,7 @@ def survey(
     names = [name for name in dict.fromkeys(names) if name in there]
     kept: list[pa.Table] = []
     totals: Counter[tuple[int, str, str]] = Counter()
-    months: Counter[str] = Counter()
+    grid: Counter[tuple[str, str]] = Counter()
     rows = invalid = 0
     used = np.zeros(len(labels), bool)
     where = None if upto is None else ds.field("_serial") <= upto
@@ -88,13 +90,16 @@ def survey(
         if not valid.all():
             invalid += int((~valid).sum())
             batch = batch.filter(pa.array(valid))
-        _count(batch, time, totals, months)
+        _count(batch, time, totals, grid)
         if len(labels):
             at = labels.join(batch, key)
             used[at[at >= 0]] = True
             hit = pa.table(batch).filter(pa.array(at >= 0))
             if hit.num_rows:
                 kept.append(attach(hit, labels, key))
+    months: Counter[str] = Counter()
+    for (_, month), n in grid.items():
+        months[month] += n
     labelled = pa.concat_tables(kept, promote_options="permissive") if kept else _none(there, names)
     marked = Counter(month_of(labelled, time)) if labelled.num_rows else Counter()
     return Survey(
@@ -102,6 +107,7 @@ def survey(
         labelled=labelled,
         totals=totals,
         months={month: (n, marked.get(month, 0)) for month, n in sorted(months.items())},
+        grid=grid,
         rows=rows,
         invalid=invalid,
         used=int(used.sum()),
@@ -119,25 +125,22 @@ def _count(
     batch: pa.RecordBatch,
     time: str | None,
     totals: Counter[tuple[int, str, str]],
-    months: Counter[str],
+    grid: Counter[tuple[str, str]],
 ) -> None:
     if not batch.num_rows:
         return
     label = batch.column("_label") if "_label" in batch.schema.names else None
     parts = [batch.column("_bundle_version"), batch.column("_device")]
     parts.append(label if label is not None else pa.nulls(batch.num_rows, pa.string()))
-    table = pa.table(dict(zip(("v", "d", "l"), parts, strict=True)))
-    for row in table.group_by(["v", "d", "l"]).aggregate([([], "count_all")]).to_pylist():
-        totals[row["v"], row["d"], row["l"] or ""] += row["count_all"]
-    months.update(month_counts(batch, time))
-
-
-def month_counts(batch: pa.RecordBatch | pa.Table, time: str | None) -> dict[str, int]:
-    """Return rows per month of the row's own time."""
     if time is None or time not in batch.schema.names:
-        return {UNDATED: batch.num_rows}
-    distinct, counts = np.unique(_months(batch, time), return_counts=True)
-    return {str(month): int(n) for month, n in zip(distinct, counts, strict=True)}
+        months, codes = [UNDATED], np.zeros(batch.num_rows, np.int32)
+    else:
+        distinct, inverse = np.unique(_months(batch, time), return_inverse=True)
+        months, codes = [str(month) for month in distinct], inverse.astype(np.int32)
+    table = pa.table(dict(zip(("v", "d", "l", "m"), [*parts, pa.array(codes)], strict=True)))
+    for row in table.group_by(["v", "d", "l", "m"]).aggregate([([], "count_all")]).to_pylist():
+        totals[row["v"], row["d"], row["l"] or ""] += row["count_all"]
+        grid[row["d"], months[row["m"]]] += row["count_all"]
 
 
 def month_of(table: pa.Table, time: str | None) -> list[str]:
