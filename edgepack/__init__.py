@@ -1,1 +1,16 @@
 """The base station: train, prove, pack, sign, bring journals home, learn, ship the next bundle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["pack"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load `pack` when it is asked for: the command line must start without scikit-learn."""
+    if name == "pack":
+        from edgepack.api import pack
+
+        return pack
+    raise AttributeError(name)

@@ -93,7 +93,7 @@ def _recipe(ws: Workspace, wish: Beginning) -> tuple[str, tuple[str, ...]]:
         load_recipe(ws.recipes / name)
         return name, ("bundle.toml was written by looking at the data: read it before training",)
     if wish.model:
-        from edgepack.convert.foreign import write_from_model
+        from edgepack.bringing import write_from_model
 
         name = bundle_name(Path(wish.model).stem)
         notes = write_from_model(

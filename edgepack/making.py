@@ -58,6 +58,7 @@ class Made:
         seed: Of every random choice.
         how: How the rows were parted.
         notes: For the card.
+        refit: Whether the shipped model was fitted again, on all rows.
     """
 
     proven: Proven
@@ -68,6 +69,7 @@ class Made:
     seed: int
     how: str
     notes: tuple[str, ...]
+    refit: bool
 
 
 def make(
@@ -140,7 +142,17 @@ def train(recipe: Recipe, parts: Split, *, seed: int | None, onnxruntime: str) -
             notes.append("the newest rows hold classes that the measured model had not seen")
         fitted = fit(recipe, whole, seed=seed)
         proven = prove(fitted, whole, parts.test, onnxruntime=onnxruntime)
-    return Made(proven, metrics, whole, parts.test, answers, fitted.seed, parts.how, tuple(notes))
+    return Made(
+        proven,
+        metrics,
+        whole,
+        parts.test,
+        answers,
+        fitted.seed,
+        parts.how,
+        tuple(notes),
+        recipe.refit,
+    )
 
 
 def _score(model: bytes, schema: Schema, frame: pd.DataFrame) -> Scored:
@@ -221,7 +233,7 @@ def payload(recipe: Recipe, made: Made, story: Mapping[str, Any]) -> dict[str, b
     onnx = made.proven.onnx
     schema = onnx.schema
     profile, unlike = reference(recipe, made)
-    main = {"measured": made.metrics, "split": made.how, "refit": recipe.refit}
+    main = {"split": made.how, "refit": made.refit}
     return {
         "model.onnx": onnx.model,
         "schema.json": canonical.encode(to_json(schema)),

@@ -19,6 +19,7 @@ from device_runtime.format.manifest import NAME
 from device_runtime.format.schema import TASKS, Task
 from edgepack.errors import LeakError, RecipeError
 from edgepack.recipe_fields import wrong_fields
+from edgepack.threads import calm
 from edgepack.units import seconds, size
 
 FILE = "bundle.toml"
@@ -187,13 +188,23 @@ def load_recipe(folder: Path | str) -> Recipe:
     if mistakes:
         raise RecipeError(f"{path}: {'; '.join(mistakes)}")
     recipe = _recipe(folder, value)
+    check_values(recipe, f"{path}: ")
+    return recipe
+
+
+def check_values(recipe: Recipe, where: str = "") -> None:
+    """Check what single fields cannot show: names, choices, and what contradicts what.
+
+    Raises:
+        LeakError: A forbidden column is an input.
+        RecipeError: Any other mistake; all of them are named.
+    """
     leaks = [name for name in recipe.inputs if name in recipe.forbidden]
     if leaks:
-        raise LeakError(f"{path}: {', '.join(leaks)} is forbidden and stands in `inputs`")
+        raise LeakError(f"{where}{', '.join(leaks)} is forbidden and stands in `inputs`")
     mistakes = _wrong_values(recipe)
     if mistakes:
-        raise RecipeError(f"{path}: {'; '.join(mistakes)}")
-    return recipe
+        raise RecipeError(f"{where}{'; '.join(mistakes)}")
 
 
 # --- checks ------------------------------------------------------------------------------------
@@ -249,7 +260,6 @@ def _recipe(folder: Path, value: Mapping[str, Any]) -> Recipe:
 
 
 def _wrong_values(recipe: Recipe) -> list[str]:
-    """Return what the single fields cannot show: names, choices, and what contradicts what."""
     mistakes = []
     if not NAME.fullmatch(recipe.name):
         mistakes.append(f"name {recipe.name!r} must be lower case letters, digits, inner hyphens")
@@ -311,6 +321,7 @@ def _module(path: Path) -> ModuleType:
     name = f"edgepack_recipe_{abs(hash((str(path), stat.st_mtime_ns, stat.st_size))):x}"
     if name in sys.modules:
         return sys.modules[name]
+    calm()  # it will import numeric libraries
     loader = _Loader(name, str(path))
     spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None

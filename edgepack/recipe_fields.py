@@ -58,7 +58,7 @@ _FIELDS: dict[str, dict[str, str]] = {
         "scores": "text",
         "classes": "texts",
         "inputs": "table",
-        "shape": "counts",
+        "allow_pickle": "switch",
     },
 }
 _DUE = {"days": "count", "labels": "count", "psi": "number", "quality": "number"}

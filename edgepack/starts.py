@@ -114,12 +114,12 @@ def write_from_data(data: Path, target: str, folder: Path) -> None:
         f'data = "data/{data.name}"',
         "",
         "[columns]                           # correct what was guessed wrongly",
-        f"target = {_quoted(target)}",
-        *([f"time = {_quoted(time)}"] if time else ["# time = …  # none found: split by order"]),
-        *([f"key = {_quoted(key)}"] if key else []),
+        f"target = {quoted(target)}",
+        *([f"time = {quoted(time)}"] if time else ["# time = …  # none found: split by order"]),
+        *([f"key = {quoted(key)}"] if key else []),
         "forbidden = []                      # columns that know the answer: never an input",
         "inputs = [",
-        *(f"  {_quoted(name)}," for name in inputs),
+        *(f"  {quoted(name)}," for name in inputs),
         "]",
         "",
     ]
@@ -173,7 +173,8 @@ def _key_column(frame: pd.DataFrame, target: str, time: str | None) -> str | Non
     return None
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return a text as TOML writes it."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +46,72 @@ def converters() -> Converters:
         tree.ExtraTreeRegressor,
     ):
         table.convert[kind] = _forest
+    _add_boosters(table)
     return table
+
+
+def _add_boosters(table: Converters) -> None:
+    """Add LightGBM (our own) and XGBoost (onnxmltools') where they are loaded."""
+    from skl2onnx.common.shape_calculator import (
+        calculate_linear_classifier_output_shapes,
+        calculate_linear_regressor_output_shapes,
+    )
+
+    from edgepack.convert.lightgbm import LightModel
+
+    def add(kind: type, convert: Callable[..., Any], *, classified: bool) -> None:
+        table.convert[kind] = convert
+        table.shape[kind] = (
+            calculate_linear_classifier_output_shapes
+            if classified
+            else calculate_linear_regressor_output_shapes
+        )
+
+    lightgbm, xgboost = sys.modules.get("lightgbm"), sys.modules.get("xgboost")
+    if lightgbm is not None:
+        add(lightgbm.LGBMClassifier, _light, classified=True)
+        add(lightgbm.LGBMRegressor, _light, classified=False)
+        add(LightModel, _light, classified=True)
+    if xgboost is not None:
+        from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
+
+        for name in ("XGBClassifier", "XGBRFClassifier"):
+            add(getattr(xgboost, name), convert_xgboost, classified=True)
+        for name in ("XGBRegressor", "XGBRFRegressor"):
+            add(getattr(xgboost, name), convert_xgboost, classified=False)
+
+
+def _light(scope: Any, operator: Any, container: Any) -> None:
+    """LightGBM: binary, multiclass and the regressions whose link is known."""
+    from edgepack.convert.lightgbm import trees_of
+
+    model = operator.raw_operator
+    graph = _Graph(scope, container)
+    x, double = _input(graph, operator)
+    trees, width, dump = trees_of(model.booster_)
+    objective, *options = str(dump.get("objective", "regression")).split()
+    settings = dict(item.split(":", 1) for item in options if ":" in item)
+    raw = _sum(graph, x, trees, width, (), double)
+    if dump.get("average_output"):
+        count = graph.constant([float(len(trees) // width)], np.float32)
+        raw = graph.node("Div", [raw, count], version=14)
+    if objective in ("binary", "cross_entropy"):
+        slope = graph.constant([float(settings.get("sigmoid", 1.0))], np.float32)
+        scaled = graph.node("Mul", [raw, slope], version=14)
+        chances = _both(graph, graph.node("Sigmoid", [scaled], version=13))
+    elif objective == "multiclass":
+        chances = graph.node("Softmax", [raw], version=13, axis=1)
+    elif objective in ("poisson", "gamma", "tweedie"):
+        graph.node("Exp", [raw], operator.outputs[0].full_name, version=13)
+        return
+    elif objective in ("regression", "regression_l1", "huber", "fair", "quantile", "mape"):
+        if "sqrt" in options:
+            raise ConversionError("LightGBM's reg_sqrt has no converter", next="leave it out")
+        graph.node("Identity", [raw], operator.outputs[0].full_name, version=13)
+        return
+    else:
+        raise ConversionError(f"LightGBM's objective {objective} has no converter")
+    _classify(graph, operator, chances, model.classes_)
 
 
 class _Graph:

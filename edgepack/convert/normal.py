@@ -51,6 +51,64 @@ def normalise(
     return bytes(model.SerializeToString(deterministic=True))
 
 
+def tidy(proto: Any) -> bytes:
+    """Return deterministic bytes of an ONNX model from elsewhere, its outputs kept.
+
+    ZipMap nodes at outputs are taken off, metadata stripped, duplicate opset imports merged.
+    Functions, IR and opsets stay as they are.
+
+    Raises:
+        onnx.checker.ValidationError: It is not a valid model.
+    """
+    import onnx
+
+    model = onnx.ModelProto()
+    model.CopyFrom(proto)
+    onnx.checker.check_model(model)
+    graph = model.graph
+    zipped = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "ZipMap"}
+    for output in graph.output:
+        if output.name in zipped:
+            width = _classes_of(graph, output.name)
+            plain = onnx.helper.make_tensor_value_info(
+                output.name, onnx.TensorProto.FLOAT, [None, width]
+            )
+            output.CopyFrom(plain)
+    kept = [node for node in graph.node if node.op_type != "ZipMap" or node.output[0] not in zipped]
+    for name, source in zipped.items():
+        kept.append(onnx.helper.make_node("Identity", [source], [name]))
+    copies = []
+    for node in kept:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copies.append(copy)
+    del graph.node[:]
+    graph.node.extend(copies)
+    if not model.functions:
+        _prune(graph)
+    _strip(model)
+    merged: dict[str, int] = {}
+    for item in model.opset_import:
+        domain = "" if item.domain == "ai.onnx" else item.domain
+        merged[domain] = max(merged.get(domain, 0), item.version)
+    if zipped:
+        merged.setdefault("", 15)
+    del model.opset_import[:]
+    for domain in sorted(merged):
+        entry = model.opset_import.add()
+        entry.domain, entry.version = domain, merged[domain]
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _classes_of(graph: Any, name: str) -> int | None:
+    """Return how many classes a ZipMap names."""
+    for node in graph.node:
+        if node.op_type == "ZipMap" and node.output[0] == name:
+            for attribute in node.attribute:
+                return len(attribute.strings) or len(attribute.ints) or None
+    return None
+
+
 def _append_text(graph: Any, label: str, classes: Mapping[int, str]) -> None:
     """Turn the int64 label output into the class's name, under the same output name."""
     import onnx

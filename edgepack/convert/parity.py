@@ -145,6 +145,7 @@ class Report:
 def original(estimator: Any, schema: Schema, inputs: Sequence[str]) -> ORIGINAL:
     """Return a function that asks the trained estimator for labels and scores."""
     names = {name: index for index, name in enumerate(schema.output.names)}
+    by_scores = says_argmax(estimator)
 
     def ask(frame: pd.DataFrame) -> Scored:
         rows = frame[list(inputs)]
@@ -156,10 +157,29 @@ def original(estimator: Any, schema: Schema, inputs: Sequence[str]) -> ORIGINAL:
             return Scored(none, scores)
         if schema.task == "binary" and schema.threshold != 0.5 and scores is not None:
             return Scored((scores[:, 1] >= schema.threshold).astype(np.int16), scores)
+        if by_scores and scores is not None:
+            return Scored(scores.argmax(axis=1).astype(np.int16), scores)
         said = np.asarray(estimator.predict(rows)).ravel()
         return Scored(np.array([names[class_text(item)] for item in said], np.int16), scores)
 
     return ask
+
+
+# Their predict() is the first largest of predict_proba(), in scikit-learn's own code: asking both
+# would only cost time.
+ARGMAX = (
+    "DecisionTreeClassifier",
+    "ExtraTreeClassifier",
+    "ExtraTreesClassifier",
+    "HistGradientBoostingClassifier",
+    "RandomForestClassifier",
+)
+
+
+def says_argmax(estimator: Any) -> bool:
+    """Whether a classifier's labels follow from its probabilities, ties included."""
+    last = estimator.steps[-1][1] if getattr(estimator, "steps", None) else estimator
+    return type(last).__name__ in ARGMAX
 
 
 def device_scored(session: Any, schema: Schema, frame: pd.DataFrame) -> Scored:
@@ -253,7 +273,7 @@ def _compare_at_once(
         group = report.groups.setdefault(kind, Group())
         group.rows += len(rows)
         if want is not None:
-            _judge(schema, _part(want, part), _part(got, part), (kind, column, 0), group, report)
+            judge(schema, _part(want, part), _part(got, part), (kind, column, 0), group, report)
         if kind == "one row":
             _compare(*voices, (kind, column, 0), rows, report)
     return True
@@ -288,7 +308,7 @@ def _compare(
         group.refused += len(rows)
         return
     group.rows += len(rows)
-    _judge(schema, want, got, where, group, report)
+    judge(schema, want, got, where, group, report)
 
 
 def _count_different(one: Scored, two: Scored) -> int:
@@ -299,7 +319,7 @@ def _count_different(one: Scored, two: Scored) -> int:
     return int(wrong.sum())
 
 
-def _judge(
+def judge(
     schema: Schema,
     want: Scored,
     got: Scored,

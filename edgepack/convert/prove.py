@@ -108,22 +108,49 @@ def settle(
     base = base_rows(held)
     inputs = [column.name for column in schema.fed]
     ask = parity.original(estimator, schema, inputs)
-    notes: list[str] = []
-    columns: list[Column] = []
-    for column in schema.columns:
-        if column.role != "input" or column.shape:
-            columns.append(column)
+    probes = _probes(schema)
+    good = _agreed(probes, base, ask, session, schema, tolerance)
+    notes = []
+    changed = {column.name: column for column in schema.columns}
+    for (column, value), agreed in zip(probes, good, strict=True):
+        now = changed[column.name]
+        if value is None:
+            changed[column.name] = replace(now, missing=agreed)
+        elif not agreed:
+            changed[column.name] = replace(now, closed=True)
+            notes.append(f"{column.name}: a category that training never saw is refused")
+    columns = tuple(changed[column.name] for column in schema.columns)
+    return replace(made, schema=replace(schema, columns=columns)), notes
+
+
+def _probes(schema: Schema) -> list[tuple[Column, str | None]]:
+    """Return what is not known to be admitted: (column, None for missing or an unseen text)."""
+    found: list[tuple[Column, str | None]] = []
+    for column in schema.fed:
+        if column.shape:
             continue
         if column.dtype in ("float32", "float64", "string") and not column.missing:
-            rows = with_value(base, column, None)
-            column = replace(column, missing=_agree(ask, session, schema, rows, tolerance))
+            found.append((column, None))
         if column.dtype == "string" and column.categories is not None and not column.closed:
-            rows = with_value(base, column, PROBE)
-            if not _agree(ask, session, schema, rows, tolerance):
-                column = replace(column, closed=True)
-                notes.append(f"{column.name}: a category that training never saw is refused")
-        columns.append(column)
-    return replace(made, schema=replace(schema, columns=tuple(columns))), notes
+            found.append((column, PROBE))
+    return found
+
+
+def _agreed(
+    probes: Sequence[tuple[Column, str | None]],
+    base: pd.DataFrame,
+    ask: parity.ORIGINAL,
+    session: Any,
+    schema: Schema,
+    tolerance: tuple[float, float],
+) -> list[bool]:
+    """Return, per probe, whether both models take it and answer the same."""
+    import pandas as pd
+
+    frames = [with_value(base, column, value) for column, value in probes]
+    if frames and _agree(ask, session, schema, pd.concat(frames, ignore_index=True), tolerance):
+        return [True] * len(frames)
+    return [_agree(ask, session, schema, frame, tolerance) for frame in frames]
 
 
 def _agree(
@@ -176,8 +203,3 @@ def refusal(proven: Proven, fitted: Fitted, held: pd.DataFrame) -> ParityError:
 
 def _short(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.6g}"
-
-
-def names(items: Sequence[str]) -> str:
-    """Return a short list of names."""
-    return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")

@@ -98,7 +98,7 @@ def available() -> int:
 def fit_stream(recipe: Recipe, parts: Iterator[tuple[pd.DataFrame, Any]], seed: int) -> Any:
     """Fit in constant memory: `partial_fit` of the last step over batches of rows.
 
-    The steps before the last are fitted on the first batch alone (the card says so), because a
+    A bare XGBoost model learns from external memory instead (`train.external`). The steps before the last are fitted on the first batch alone (the card says so), because a
     scaler or encoder must be known before the first row is learned.
 
     Args:
@@ -111,6 +111,10 @@ def fit_stream(recipe: Recipe, parts: Iterator[tuple[pd.DataFrame, Any]], seed: 
         DataError: There are no rows.
     """
     estimator = recipe.call("model", seed)
+    if type(estimator).__name__ in ("XGBClassifier", "XGBRegressor"):
+        from edgepack.train.external import fit_external
+
+        return fit_external(estimator, parts)
     steps = getattr(estimator, "steps", None)
     last = steps[-1][1] if steps else estimator
     if not hasattr(last, "partial_fit"):

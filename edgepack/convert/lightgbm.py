@@ -1,0 +1,103 @@
+"""LightGBM: its own dump of trees → one exact ensemble, and a bare Booster as a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edgepack.convert.forest import Tree
+from edgepack.errors import ConversionError
+
+Array = np.ndarray[Any, Any]
+
+
+class LightModel:
+    """A LightGBM Booster from a file, with the methods of a fitted estimator.
+
+    Attributes:
+        classes_: Class numbers, where the objective classifies.
+    """
+
+    def __init__(self, booster: Any) -> None:
+        self.booster_ = booster
+        dump = booster.dump_model()
+        self.objective_ = str(dump.get("objective", "regression")).split()[0]
+        if self.objective_ in ("binary", "cross_entropy"):
+            self.classes_ = np.arange(2)
+        elif self.objective_ in ("multiclass", "multiclassova"):
+            self.classes_ = np.arange(dump["num_class"])
+        else:
+            self.predict_proba = None  # type: ignore[method-assign,assignment]
+            del self.predict_proba
+
+    def predict_proba(self, rows: Any) -> Array:
+        """Return probabilities [n, k]."""
+        said = np.asarray(self.booster_.predict(np.asarray(rows, np.float64)))
+        return np.stack([1 - said, said], axis=1) if said.ndim == 1 else said
+
+    def predict(self, rows: Any) -> Array:
+        """Return class numbers, or values."""
+        if hasattr(self, "classes_"):
+            return np.asarray(self.classes_[self.predict_proba(rows).argmax(axis=1)])
+        return np.asarray(self.booster_.predict(np.asarray(rows, np.float64)))
+
+
+def trees_of(booster: Any) -> tuple[list[Tree], int, dict[str, Any]]:
+    """Return (trees, targets, the dump's header) of a Booster.
+
+    Raises:
+        ConversionError: Categorical splits, or zero counted as missing.
+    """
+    dump = booster.dump_model()
+    width = int(dump.get("num_tree_per_iteration", 1))
+    trees = [
+        _tree(info["tree_structure"], index % width) for index, info in enumerate(dump["tree_info"])
+    ]
+    return trees, width, dump
+
+
+def _tree(root: Mapping[str, Any], target: int) -> Tree:
+    nodes: list[tuple[int, float, int, int, bool, float]] = []
+
+    def add(node: Mapping[str, Any]) -> int:
+        here = len(nodes)
+        if "split_feature" not in node:
+            nodes.append((0, 0.0, -1, -1, False, float(node["leaf_value"])))
+            return here
+        nodes.append((0, 0.0, -1, -1, False, 0.0))
+        threshold, missing = _split(node)
+        left, right = add(node["left_child"]), add(node["right_child"])
+        nodes[here] = (int(node["split_feature"]), threshold, left, right, missing, 0.0)
+        return here
+
+    add(root)
+    columns = list(zip(*nodes, strict=True))
+    return Tree(
+        feature=np.array(columns[0], np.int64),
+        threshold=np.array(columns[1], np.float64),
+        left=np.array(columns[2], np.int64),
+        right=np.array(columns[3], np.int64),
+        missing_left=np.array(columns[4], bool),
+        value=np.array(columns[5], np.float64).reshape(-1, 1),
+        target=target,
+    )
+
+
+def _split(node: Mapping[str, Any]) -> tuple[float, bool]:
+    """Return (threshold, whether a missing value goes left) of a split."""
+    if node["decision_type"] != "<=":
+        raise ConversionError(
+            "LightGBM's categorical splits are not converted",
+            next="train with categorical_feature='' on ordinal codes",
+        )
+    threshold = float(node["threshold"])
+    if node["missing_type"] == "Zero":
+        raise ConversionError(
+            "LightGBM counted zero as missing, which ONNX cannot say",
+            next="train with zero_as_missing=false",
+        )
+    if node["missing_type"] == "NaN":
+        return threshold, bool(node["default_left"])
+    return threshold, threshold >= 0.0  # "None": NaN is taken for 0
