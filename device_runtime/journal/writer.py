@@ -51,6 +51,7 @@ from device_runtime.journal.shelf import SealedInfo, Shelf
 from device_runtime.policy import Policy
 
 _LARGE_CONTENT = 8 << 20
+_START_BYTES = 16 << 10  # headers of the segments that an append may have to start
 _CLOCK_JUMP_NS = 5_000_000_000
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -282,7 +283,7 @@ class Journal:
         full = active is not None and active.size >= self._segment_bytes and roll
         if active is not None and (active.broken or full):
             self._seal(lane, "size")
-        need += 1 << 16
+        need += _START_BYTES
         if self._shelf.used + need > self._limit and not self.free_room(need) and type == ROWS:
             raise JournalFullError("the journal has used up its quota and nothing may be evicted")
         if self._shelf.used + need > self._policy.quota_bytes:
@@ -339,7 +340,7 @@ class Journal:
             boot_id=self._clock.boot_id().hex(),
             monotonic_ns=self._clock.monotonic_ns(),
             wall_ns=self._clock.wall_ns(),
-            first=self._next.get(lane, 0),
+            first=self._next_of(lane),
             layout=self._encoder.layout,
             keys=(),
         )
@@ -361,7 +362,7 @@ class Journal:
         """Return the sequence up to which (exclusive) records survive a power cut now."""
         active = self._active.get(lane)
         if active is None or active.broken:
-            return self._durable.get(lane, self._next.get(lane, 0))
+            return self._durable.get(lane, self._next_of(lane))
         return active.header.first + active.durable
 
     def sync(self) -> None:
@@ -509,21 +510,20 @@ class Journal:
     def _recover(self) -> None:
         """Salvage what crashed processes left; what fails now is tried again at the next tick."""
         shelf = self._shelf
-        mine = {active.name for active in self._active.values()}
         try:
-            found = recover(shelf, self._identity, mine)
-        except OSError:
-            self._reserve.release()
+            found = recover(shelf, self._identity, self._mine())
+        except OSError as error:
             try:
-                found = recover(shelf, self._identity, mine)
-            except OSError:
+                if error.errno in _FULL and not self._reserve.release():
+                    self.free_room(self._segment_bytes)
+                found = recover(shelf, self._identity, self._mine())
+            except (OSError, JournalError):
                 self._attention = True
                 return
         self._recovered = True
         self.salvaged += found.salvaged
         for lane in Lane:
-            self._next.setdefault(lane, self._sequence_after(lane))
-            self._durable.setdefault(lane, self._next[lane])
+            self._durable.setdefault(lane, self._next_of(lane))
         try:
             if found.holes:
                 self._declare(found.holes)
@@ -532,12 +532,25 @@ class Journal:
         except (OSError, JournalError):
             self._recovered, self._attention = False, True
 
+    def _mine(self) -> set[Name]:
+        return {active.name for active in self._active.values()}
+
+    def _next_of(self, lane: Lane) -> int:
+        if lane not in self._next:
+            self._next[lane] = self._sequence_after(lane)
+        return self._next[lane]
+
     def _sequence_after(self, lane: Lane) -> int:
-        names = [n for n in self._shelf.names("seg") if n[:2] == (self.epoch.id, lane)]
-        for name in reversed(names):
+        shelf = self._shelf
+        mine = [n for n in shelf.sizes if n[:2] == (self.epoch.id, lane)]
+        for name in sorted(mine, key=lambda n: n.number, reverse=True):
             try:
-                return self._shelf.info(name).last + 1
-            except JournalDamagedError:
+                if name.suffix == "seg":
+                    return shelf.info(name).last + 1
+                if name.suffix == "open":  # recovery of it has to wait
+                    file = OpenFile.read(shelf.disk.read(shelf.path(name)))
+                    return file.opened.header.first + file.scan.next_offset
+            except (JournalDamagedError, FormatError, OSError):
                 continue
         return 0
 

@@ -1,0 +1,59 @@
+"""Crash, cut the power, fail any call, fill the disk: the books balance."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from support.journalplay import OPS, Play
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_nothing_durable_is_lost(seed):
+    Play(seed).run(60)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_is_lost_undeclared_under_a_small_quota(seed):
+    Play(seed, quota=60_000, reserve=24_000).run(80)
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_nothing_is_lost_undeclared_on_a_disk_that_fills_up(seed):
+    capacity = random.Random(seed).randint(40_000, 90_000)
+    Play(seed, capacity=capacity, quota=80_000, reserve=16_000, strict=seed % 2 == 0).run(80)
+
+
+class Machine(RuleBasedStateMachine):
+    """Hypothesis chooses and shrinks the schedule."""
+
+    def __init__(self):
+        super().__init__()
+        self.play = Play(0, quota=70_000, reserve=24_000)
+
+    @rule(op=st.sampled_from(sorted(OPS)), fuse=st.none() | st.integers(1, 12))
+    def step(self, op, fuse):
+        self.play.step(op, fuse)
+
+    @invariant()
+    def balanced(self):
+        self.play.check()
+
+    def teardown(self):
+        self.play.restart(power=True)
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
+
+
+@pytest.mark.soak
+def test_soak_power_loss_states(soak_budget):
+    done = 0
+    while soak_budget.more(done, 2_000):
+        Play(1000 + done, quota=(1 << 30, 60_000)[done % 2], reserve=24_000 * (done % 2)).run(50)
+        done += 1
+    print(f"{done} schedules of 50 steps")
