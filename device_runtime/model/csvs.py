@@ -20,6 +20,7 @@ from device_runtime.model.rows import (
     MAX_RECORD,
     TOO_LONG,
     ByteStream,
+    Cutter,
     Fault,
     RawBlock,
     Rest,
@@ -114,15 +115,10 @@ class CsvSource:
         self.ignored = tuple(name for name in best if name not in wanted)
         self._places = {name: best.index(name) for name in wanted}
 
-    def blocks(self, chunk_rows: int, skip: int) -> Iterator[RawBlock]:
-        """Yield the rows as blocks; `skip` data rows are passed over."""
-        row = 0
+    def blocks(self, cutter: Cutter) -> Iterator[RawBlock]:
+        """Yield the rows as blocks, cut where the cutter says."""
         for data in self._chunks():
-            for block in self._cut(data, chunk_rows):
-                row += block.n
-                if row > skip:
-                    first = row - block.n
-                    yield _tail(block, max(0, skip - first), first)
+            yield from self._cut(data, cutter)
 
     def _chunks(self) -> Iterator[bytes | list[bytes | None]]:
         """Yield whole lines: bytes where any way may cut them, or lists of records already cut."""
@@ -184,7 +180,7 @@ class CsvSource:
                 return False
         return b'"' in line and self._opens.match(line) is not None
 
-    def _cut(self, data: bytes | list[bytes | None], chunk_rows: int) -> Iterator[RawBlock]:
+    def _cut(self, data: bytes | list[bytes | None], cutter: Cutter) -> Iterator[RawBlock]:
         if isinstance(data, bytes):
             if data.count(b"\n") > SMALL:
                 from device_runtime.model.bulk import split
@@ -192,18 +188,17 @@ class CsvSource:
                 data = data.replace(b"\r\n", b"\n")
                 found = split(data, self.separator, len(self.names), self._places)
                 if found is not None:
-                    n = len(next(iter(found.values())))
-                    for start in range(0, n, chunk_rows):
-                        part = {k: v[start : start + chunk_rows] for k, v in found.items()}
-                        yield RawBlock(min(chunk_rows, n - start), part, text=True)
+                    for part, first_row in cutter.cut(len(next(iter(found.values())))):
+                        columns = {name: values[part] for name, values in found.items()}
+                        yield RawBlock(part.stop - part.start, columns, first_row, text=True)
                     return
             data = [*data.split(b"\n")]
         records = [r if r is None else r.removesuffix(b"\r") for r in data]
         records = [record for record in records if record != b""]
-        for start in range(0, len(records), chunk_rows):
-            yield self._parse(records[start : start + chunk_rows])
+        for part, first_row in cutter.cut(len(records)):
+            yield self._parse(records[part], first_row)
 
-    def _parse(self, records: Sequence[bytes | None]) -> RawBlock:
+    def _parse(self, records: Sequence[bytes | None], first_row: int) -> RawBlock:
         rows: list[list[str]] = []
         faults: dict[int, Fault] = {}
         empty: list[str] = [""] * len(self.names)
@@ -213,7 +208,7 @@ class CsvSource:
                 faults[place] = Fault(reason, readable(record))
             rows.append(empty if reason else row)
         columns = {name: [row[at] for row in rows] for name, at in self._places.items()}
-        return RawBlock(len(rows), columns, faults=faults, text=True)
+        return RawBlock(len(rows), columns, first_row, faults, text=True)
 
     def _row(self, record: bytes | None) -> tuple[list[str], str]:
         if record is None or len(record) > MAX_RECORD:
@@ -240,10 +235,3 @@ def _open_pattern(separator: str) -> re.Pattern[bytes]:
     s = re.escape(separator).encode()
     field = rb'(?:"(?:[^"]|"")*+"[^' + s + rb"]*+|[^" + s + rb'"][^' + s + rb"]*+|)"
     return re.compile(rb"(?:" + field + s + rb')*+"(?:[^"]|"")*+\Z')
-
-
-def _tail(block: RawBlock, drop: int, first: int) -> RawBlock:
-    """Return a block without its first `drop` rows, and with its place in the input."""
-    columns = {name: values[drop:] for name, values in block.columns.items()}
-    faults = {place - drop: why for place, why in block.faults.items() if place >= drop}
-    return RawBlock(block.n - drop, columns, first + drop, faults, text=True)

@@ -10,13 +10,13 @@ from numpy.lib import format as layout
 
 from device_runtime.errors import InputError
 from device_runtime.format.schema import Schema
-from device_runtime.model.rows import RawBlock
+from device_runtime.model.rows import CHUNK, Cutter, RawBlock
 
 _NEXT = "save it with numpy.save as [rows, columns], or as a structured array with column names"
 
 
 def npy_blocks(
-    stream: Any, schema: Schema, chunk_rows: int, skip: int
+    stream: Any, schema: Schema, cutter: Cutter
 ) -> tuple[tuple[str, ...], Iterator[RawBlock]]:
     """Read the header; returns the ignored columns and the blocks.
 
@@ -33,7 +33,7 @@ def npy_blocks(
                 [f"column {name} is not there" for name in lacking],
             )
         ignored = tuple(name for name in dtype.names if name not in wanted)
-        return ignored, _blocks(stream, schema, dtype, shape, chunk_rows, skip)
+        return ignored, _blocks(stream, schema, dtype, shape, cutter)
     if dtype.names is not None or dtype.kind not in "biuf":
         raise InputError(f"an array of {dtype} is no table of numbers", next=_NEXT)
     fed = schema.fed
@@ -42,7 +42,7 @@ def npy_blocks(
         raise InputError(
             f"the array has shape {shape}; {('n', *rest)} was wanted".replace("'", ""), next=_NEXT
         )
-    return (), _blocks(stream, schema, dtype, shape, chunk_rows, skip)
+    return (), _blocks(stream, schema, dtype, shape, cutter)
 
 
 def _header(stream: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
@@ -72,20 +72,18 @@ def _blocks(
     schema: Schema,
     dtype: np.dtype[Any],
     shape: tuple[int, ...],
-    chunk_rows: int,
-    skip: int,
+    cutter: Cutter,
 ) -> Iterator[RawBlock]:
     size = dtype.itemsize * int(np.prod(shape[1:], dtype=object))
-    step = max(1, min(chunk_rows, (4 << 20) // max(size, 1)))
+    step = max(1, CHUNK // max(size, 1))
     for first in range(0, shape[0], step):
         n = min(step, shape[0] - first)
         data = _exactly(stream, n * size)
         whole = len(data) // size if size else 0
         if whole:
             rows = np.frombuffer(data[: whole * size], dtype).reshape(whole, *shape[1:])
-            drop = max(0, min(skip - first, whole))
-            if drop < whole:
-                yield RawBlock(whole - drop, _columns(schema, rows[drop:]), first + drop)
+            for part, first_row in cutter.cut(whole):
+                yield RawBlock(part.stop - part.start, _columns(schema, rows[part]), first_row)
         if whole < n:
             raise InputError(f"the array ends after {first + whole} of {shape[0]} rows")
 

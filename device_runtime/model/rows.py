@@ -90,7 +90,12 @@ def from_columns(columns: Mapping[str, Any], n: int, *, first_row: int = 0) -> R
 
 
 def read_ndjson(
-    stream: ByteStream, schema: Schema, *, chunk_rows: int = 65_536, skip: int = 0
+    stream: ByteStream,
+    schema: Schema,
+    *,
+    chunk_rows: int = 65_536,
+    skip: int = 0,
+    first_rows: int = 0,
 ) -> Reader:
     """Read one JSON object a line. Blank lines are passed over and are no rows.
 
@@ -98,26 +103,48 @@ def read_ndjson(
         stream: Opened for bytes; need not be seekable.
         schema: Names the columns; others are passed over.
         chunk_rows: Rows per block at most.
-        skip: Rows to pass over, for `--resume`.
+        skip: Rows to pass over, for `--resume`: the first block begins right behind them.
+        first_rows: Size of the first block at most; 0 = as the others.
     """
-    return Reader(_ndjson(stream, schema, chunk_rows, skip))
+    return Reader(_ndjson(stream, schema, Cutter(chunk_rows, skip, first_rows)))
 
 
-def _ndjson(stream: ByteStream, schema: Schema, chunk_rows: int, skip: int) -> Iterator[RawBlock]:
-    row = 0
-    for lines in line_groups(stream, chunk_rows):
-        rows: list[Mapping[str, Any]] = []
-        faults: dict[int, Fault] = {}
-        for line in lines:
-            row += 1
-            if row > skip:
+class Cutter:
+    """Says where blocks begin and end, so that a resumed run finds the same blocks again.
+
+    Args:
+        chunk_rows: Rows per block at most.
+        skip: Rows to pass over.
+        first_rows: Rows of the first block at most; 0 = as the others.
+    """
+
+    def __init__(self, chunk_rows: int, skip: int = 0, first_rows: int = 0) -> None:
+        self._most, self._skip, self._first = chunk_rows, skip, first_rows
+        self._row = 0
+
+    def cut(self, n: int) -> Iterator[tuple[slice, int]]:
+        """Yield (rows of a part, number of its first row) for the next n rows that were read."""
+        base, self._row = self._row, self._row + n
+        at = min(max(0, self._skip - base), n)
+        while at < n:
+            end = min(n, at + (self._first or self._most))
+            self._first = 0
+            yield slice(at, end), base + at
+            at = end
+
+
+def _ndjson(stream: ByteStream, schema: Schema, cutter: Cutter) -> Iterator[RawBlock]:
+    for lines in line_groups(stream):
+        for part, first_row in cutter.cut(len(lines)):
+            rows: list[Mapping[str, Any]] = []
+            faults: dict[int, Fault] = {}
+            for line in lines[part]:
                 value, reason = _object(line)
                 if reason:
                     faults[len(rows)] = Fault(reason, readable(line))
                 rows.append(value)
-        if rows:
-            block = from_rows(rows, schema, first_row=row - len(rows))
-            yield RawBlock(block.n, block.columns, block.first_row, faults)
+            block = from_rows(rows, schema, first_row=first_row)
+            yield RawBlock(block.n, block.columns, first_row, faults)
 
 
 def _object(line: bytes | None) -> tuple[Mapping[str, Any], str]:
@@ -137,7 +164,7 @@ def readable(line: bytes | None, limit: int = 200) -> str:
     return "" if line is None else line[: 4 * limit].decode("utf-8", "replace")[:limit]
 
 
-def line_groups(stream: ByteStream, chunk_rows: int) -> Iterator[list[bytes | None]]:
+def line_groups(stream: ByteStream) -> Iterator[list[bytes | None]]:
     """Yield groups of non-blank lines without their ends; None stands for one that is too long."""
     tail, too_long = b"", False
     for chunk, final in portions(stream):
@@ -151,8 +178,7 @@ def line_groups(stream: ByteStream, chunk_rows: int) -> Iterator[list[bytes | No
         lines = [None if line and len(line) > MAX_RECORD else line for line in lines]
         if len(tail) > MAX_RECORD:
             tail, too_long = b"", True
-        for start in range(0, len(lines), chunk_rows):
-            yield lines[start : start + chunk_rows]
+        yield lines
 
 
 def portions(stream: ByteStream) -> Iterator[tuple[bytes, bool]]:
@@ -180,7 +206,12 @@ def _waits(stream: ByteStream) -> bool:
 
 
 def read_npy(
-    stream: ByteStream, schema: Schema, *, chunk_rows: int = 65_536, skip: int = 0
+    stream: ByteStream,
+    schema: Schema,
+    *,
+    chunk_rows: int = 65_536,
+    skip: int = 0,
+    first_rows: int = 0,
 ) -> Reader:
     """Read a `.npy` array: structured by column name, or [n, columns] in the order of `fed`.
 
@@ -189,12 +220,17 @@ def read_npy(
     """
     from device_runtime.model.npy import npy_blocks
 
-    ignored, blocks = npy_blocks(stream, schema, chunk_rows, skip)
+    ignored, blocks = npy_blocks(stream, schema, Cutter(chunk_rows, skip, first_rows))
     return Reader(blocks, ignored)
 
 
 def read_csv(
-    stream: ByteStream, schema: Schema, *, chunk_rows: int = 65_536, skip: int = 0
+    stream: ByteStream,
+    schema: Schema,
+    *,
+    chunk_rows: int = 65_536,
+    skip: int = 0,
+    first_rows: int = 0,
 ) -> Reader:
     """Read CSV (RFC 4180) in UTF-8, or UTF-16 with a byte order mark.
 
@@ -205,6 +241,7 @@ def read_csv(
         schema: Names the columns; others are ignored and named once.
         chunk_rows: Rows per block at most.
         skip: Data rows to pass over, for `--resume`.
+        first_rows: Size of the first block at most; 0 = as the others.
 
     Raises:
         InputError: The header lacks a column, names one twice, or there is none.
@@ -212,11 +249,17 @@ def read_csv(
     from device_runtime.model.csvs import CsvSource
 
     source = CsvSource(stream, schema)
-    return Reader(source.blocks(chunk_rows, skip), source.ignored)
+    return Reader(source.blocks(Cutter(chunk_rows, skip, first_rows)), source.ignored)
 
 
 def open_input(
-    stream: ByteStream, schema: Schema, *, name: str = "", chunk_rows: int = 65_536, skip: int = 0
+    stream: ByteStream,
+    schema: Schema,
+    *,
+    name: str = "",
+    chunk_rows: int = 65_536,
+    skip: int = 0,
+    first_rows: int = 0,
 ) -> Reader:
     """Choose the reader by the suffix of `name`, or (stdin) by the first bytes.
 
@@ -231,7 +274,7 @@ def open_input(
         if head.lstrip()[:1] == b"{":
             kind = "ndjson"
     read = {"ndjson": read_ndjson, "jsonl": read_ndjson, "npy": read_npy}.get(kind, read_csv)
-    return read(stream, schema, chunk_rows=chunk_rows, skip=skip)
+    return read(stream, schema, chunk_rows=chunk_rows, skip=skip, first_rows=first_rows)
 
 
 class Rest:

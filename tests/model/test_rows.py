@@ -419,3 +419,30 @@ def test_memory_stays_bounded_by_the_chunk(tmp_path):
     tracemalloc.stop()
     assert count == 4_000_000
     assert peak < 80 << 20
+
+
+@pytest.mark.parametrize("kind", ["csv", "quoted", "ndjson", "npy"])
+@given(st.integers(1, 60), st.integers(0, 99), st.integers(1, 60))
+@settings(max_examples=40, deadline=None)
+def test_a_resumed_run_finds_its_block_again(kind, chunk_rows, block, first_rows):
+    """A block named by (first row, rows) is cut the same way again, whatever came before."""
+    data = {
+        "csv": b"id,v\n" + FILL,
+        "quoted": b"id,v\n" + FILL.replace(b"r7,", b'"r7",'),
+        "ndjson": b"".join(b'{"v": %d}\n' % i for i in range(100)),
+        "npy": saved(np.ones((100, 2))),
+    }[kind]
+    plan = NUMBERS if kind == "npy" else PLAN
+    reader = {"ndjson": rows.read_ndjson, "npy": rows.read_npy}.get(kind, rows.read_csv)
+
+    def cut(**options):
+        found = reader(io.BytesIO(data), plan, chunk_rows=chunk_rows, **options)
+        return [(block.first_row, block.n) for block in found]
+
+    whole = cut()
+    assert sum(n for _, n in whole) == 100
+    start, n = whole[block % len(whole)]
+    assert cut(skip=start, first_rows=n)[0] == (start, n)
+    assert cut(skip=start) == whole[block % len(whole) :]
+    first = cut(skip=start, first_rows=first_rows)[0]
+    assert first == (start, min(first_rows, 100 - start))
