@@ -47,12 +47,13 @@ class Stream:
     Attributes:
         good: Stream id (8 bytes) of valid rows.
         invalid: Stream id of invalid rows.
-        known: (lane, stream id, mark) → (prefix, first sequence) of rows journaled earlier.
+        known: (lane, stream id, mark) → (prefix, first sequence, rows) of what was journaled
+            earlier.
     """
 
     good: bytes
     invalid: bytes
-    known: Mapping[tuple[Lane, bytes, int], tuple[str, int]] = field(default_factory=dict)
+    known: Mapping[tuple[Lane, bytes, int], tuple[str, int, int]] = field(default_factory=dict)
 
 
 class Predictor:
@@ -177,7 +178,7 @@ class Predictor:
         rest = [at for at in range(answers.n) if at not in chosen]
         for lane, part in ((Lane.BULK, rest), (Lane.PRIORITY, unsure)):
             if part:
-                rows = _take_rows(whole, part, checked, self.schema)
+                rows = _cut(whole, part, self.schema)
                 self._append(rows, lane, stream, [checked.good[at] for at in part], records)
 
     def _keep_invalid(
@@ -206,20 +207,20 @@ class Predictor:
         places: Sequence[int],
         records: list[str],
     ) -> None:
-        found = None
+        done = 0
         if stream is not None and rows.mark is not None:
-            found = stream.known.get((lane, *rows.mark))
-        if found is None:
-            appended = self._journal.append_rows(rows, lane)
-            found = (appended.prefix, appended.first_sequence)
-            if not appended.kept:
-                return
-        prefix, sequence = found
-        if len(places) == len(records):
-            records[:] = [prefix + str(at) for at in range(sequence, sequence + len(places))]
+            known = stream.known.get((lane, *rows.mark))
+            if known is not None:
+                prefix, sequence, done = known
+                _name(records, places[:done], prefix, sequence)
+        if done >= len(places):
             return
-        for at, place in enumerate(places, sequence):
-            records[place] = prefix + str(at)
+        if done:  # a block of more than one frame, cut off between two of them
+            rest = range(done, len(places))
+            rows = _cut(rows, rest, self.schema)._replace(mark=None)
+        appended = self._journal.append_rows(rows, lane)
+        if appended.kept:
+            _name(records, places[done:], appended.prefix, appended.first_sequence)
 
     # --- sentinel and answers ---
 
@@ -273,18 +274,29 @@ def _row_numbers(checked: Checked) -> Any:
     return array("q", [first + int(place) for place in checked.good])
 
 
-def _take_rows(rows: Rows, part: Sequence[int], checked: Checked, schema: Schema) -> Rows:
-    """Return the rows at some positions of a block of good rows."""
-    answers = rows.answers
-    assert answers is not None
-    first = checked.whole.first_row
-    batch = _take(rows.batch, part, schema)
-    scores = None if answers.scores is None else _pick(answers.scores, part, answers.k)
-    picked = Answers(len(part), _pick(answers.label, part, 1), scores, answers.k)
-    unlike = None if rows.unlike is None else _pick(rows.unlike, part, 1)
-    numbers = array("q", [first + int(checked.good[at]) for at in part])
-    flags = _pick(rows.flags, part, 1)
-    return Rows(batch, picked, flags, unlike, rows.latency_us, numbers, rows.mark)
+def _name(records: list[str], places: Sequence[int], prefix: str, sequence: int) -> None:
+    """Fill in the record ids of rows that follow one another in a segment."""
+    if len(places) == len(records):
+        records[:] = [prefix + str(at) for at in range(sequence, sequence + len(places))]
+        return
+    for at, place in enumerate(places, sequence):
+        records[place] = prefix + str(at)
+
+
+def _cut(rows: Rows, part: Sequence[int], schema: Schema) -> Rows:
+    """Return the rows at some positions, with their input row numbers."""
+    answers, first = rows.answers, rows.batch.first_row
+    if answers is not None:
+        scores = None if answers.scores is None else _pick(answers.scores, part, answers.k)
+        answers = Answers(len(part), _pick(answers.label, part, 1), scores, answers.k)
+    numbers = [first + at for at in part] if rows.rows is None else _pick(rows.rows, part, 1)
+    return rows._replace(
+        batch=_take(rows.batch, part, schema),
+        answers=answers,
+        flags=_pick(rows.flags, part, 1),
+        unlike=None if rows.unlike is None else _pick(rows.unlike, part, 1),
+        rows=array("q", numbers),
+    )
 
 
 def _take(batch: Batch, part: Sequence[int], schema: Schema) -> Batch:

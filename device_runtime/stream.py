@@ -240,7 +240,7 @@ class _Redo:
     row: int
     rows: int
     counted: int
-    known: dict[tuple[Lane, bytes, int], tuple[str, int]]
+    known: dict[tuple[Lane, bytes, int], tuple[str, int, int]]
 
 
 def _unanswered(journal: Journal, stream: Stream, done: int) -> _Redo | None:
@@ -254,10 +254,11 @@ def _unanswered(journal: Journal, stream: Stream, done: int) -> _Redo | None:
     row, rows = divmod(newest, MARK_ROWS)
     if row + rows <= done:
         return None
-    known, counted = {}, 0
+    known: dict[tuple[Lane, bytes, int], tuple[str, int, int]] = {}
+    counted = 0
     for mark, which in found:
         if mark.row == newest:
-            known[mark.lane, which, newest] = (mark.prefix, mark.first_sequence)
+            known[mark.lane, which, newest] = (mark.prefix, mark.first_sequence, mark.count)
             counted += mark.count
     return _Redo(row, rows, counted, known)
 
