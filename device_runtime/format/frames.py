@@ -8,7 +8,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from device_runtime.errors import FormatError
@@ -48,8 +47,7 @@ class Frame(NamedTuple):
         return self.position + FRAME.size + self.length
 
 
-@dataclass(frozen=True, slots=True)
-class Scan:
+class Scan(NamedTuple):
     """What can be read of an open segment.
 
     Attributes:
@@ -60,11 +58,11 @@ class Scan:
         next_offset: Offset after the last record.
     """
 
-    frames: list[Frame] = field(default_factory=list)
-    torn: int = 0
-    skipped: list[tuple[int, int]] = field(default_factory=list)
-    records: int = 0
-    next_offset: int = 0
+    frames: list[Frame]
+    torn: int
+    skipped: list[tuple[int, int]]
+    records: int
+    next_offset: int
 
 
 def frame_head(type: int, flags: int, length: int, counter: int, offset: int, count: int) -> bytes:
@@ -99,15 +97,16 @@ def scan(data: bytes | bytearray | memoryview, start: int, end: int | None = Non
     view = memoryview(data)
     end = len(view) if end is None else end
     raw = data if isinstance(data, (bytes, bytearray)) else bytes(view)
-    result = Scan()
-    frames, position, torn, expected, last_counter = result.frames, start, 0, 0, -1
+    frames: list[Frame] = []
+    skipped: list[tuple[int, int]] = []
+    position, torn, expected, last_counter = start, 0, 0, -1
     budget = 8 * (end - start) + (1 << 20)
     records = 0
     while position < end:
         frame = read_frame(view, position, end)
         if frame is not None and frame.offset >= expected and frame.counter > last_counter:
             if frame.offset > expected:
-                result.skipped.append((expected, frame.offset - 1))
+                skipped.append((expected, frame.offset - 1))
             frames.append(frame)
             expected = frame.offset + frame.n
             records += frame.n
@@ -119,7 +118,7 @@ def scan(data: bytes | bytearray | memoryview, start: int, end: int | None = Non
         after = found - 4 if found >= 0 else end
         torn += after - position
         position = after
-    return Scan(frames, torn, result.skipped, records, expected)
+    return Scan(frames, torn, skipped, records, expected)
 
 
 def _claimed(view: memoryview, position: int, end: int) -> int:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from dataclasses import replace
 from typing import Any
 
 from device_runtime.errors import JournalError
@@ -173,8 +172,7 @@ def _part(rows: Rows, start: int, stop: int) -> Rows:
         answers = Answers(stop - start, cut(answers.label), scores, answers.k)
     first = batch.first_row if batch.first_row < 0 else batch.first_row + start
     part = Batch(stop - start, columns, first)
-    return replace(
-        rows,
+    return rows._replace(
         batch=part,
         answers=answers,
         flags=cut(rows.flags),

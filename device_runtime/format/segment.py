@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -31,9 +30,7 @@ MAX_HEADER = 1 << 20
 MAX_MARKS = 8
 SIGNATURE_BYTES = 64
 
-_HEX16 = re.compile(r"[0-9a-f]{16}")
-_HEX32 = re.compile(r"[0-9a-f]{32}")
-_HEX64 = re.compile(r"[0-9a-f]{64}")
+_HEX16, _HEX32, _HEX64 = 16, 32, 64
 
 
 class Lane(IntEnum):
@@ -43,8 +40,7 @@ class Lane(IntEnum):
     BULK = 1
 
 
-@dataclass(frozen=True, slots=True)
-class RecordId:
+class RecordId(NamedTuple):
     """The name of one record in the whole world.
 
     Attributes:
@@ -73,17 +69,18 @@ class RecordId:
         parts = text.split("/")
         if (
             len(parts) != 4
-            or not _HEX32.fullmatch(parts[0])
-            or not _HEX16.fullmatch(parts[1])
-            or not _HEX16.fullmatch(parts[2])
-            or not re.fullmatch(r"0|[1-9][0-9]{0,18}", parts[3])
+            or not is_hex(parts[0], _HEX32)
+            or not is_hex(parts[1], _HEX16)
+            or not is_hex(parts[2], _HEX16)
+            or not parts[3].isascii()
+            or not parts[3].isdecimal()
+            or str(int(parts[3][:20])) != parts[3]
         ):
             raise FormatError(f"{text[:100]!r} is not a record id")
         return cls(parts[0], parts[1], parts[2], int(parts[3]))
 
 
-@dataclass(frozen=True, slots=True)
-class Parent:
+class Parent(NamedTuple):
     """Where an epoch came from.
 
     Attributes:
@@ -97,8 +94,7 @@ class Parent:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Epoch:
+class Epoch(NamedTuple):
     """An unbroken life of a device's journal. It is committed in the generation.
 
     Attributes:
@@ -127,8 +123,7 @@ class Epoch:
         return epoch
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One journaled column: a hashed one is a string of 32 hex characters."""
 
     name: str
@@ -137,8 +132,7 @@ class Field:
     journal: str = "keep"
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """What a row of a segment is made of.
 
     Attributes:
@@ -203,7 +197,18 @@ class Hole:
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of a HOLE."""
-        return {**asdict(self), "lane": int(self.lane)}
+        return {
+            "reason": self.reason,
+            "epoch": self.epoch,
+            "lane": int(self.lane),
+            "number": self.number,
+            "uid": self.uid,
+            "hash": self.hash,
+            "first": self.first,
+            "last": self.last,
+            "count": self.count,
+            "upto": self.upto,
+        }
 
     @classmethod
     def from_json(cls, value: Any) -> Hole:
@@ -229,8 +234,7 @@ class Hole:
             raise FormatError(f"not a hole: {error!r}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What a segment says about itself, readable without a key.
 
     Attributes:
@@ -258,7 +262,8 @@ class Header:
         skipped: (first, last) sequences that damage took away.
         torn: Bytes of the open file that could not be read.
         marks: Newest mark of each stream of input rows; at most `MAX_MARKS` streams.
-        reason: Why it was sealed: `size`, `age`, `shutdown`, `bundle`, `sync`, `epoch`, `crash`.
+        reason: Why it was sealed: `size`, `age`, `shutdown`, `bundle`, `sync`, `epoch`, `error`,
+            `damaged`, `crash`.
     """
 
     kind: int
@@ -298,8 +303,7 @@ class Header:
         return b"edgepack segment key v1\0" + text.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(NamedTuple):
     """One predicted (or invalid) block of rows, as the predictor hands it to the journal.
 
     Attributes:
@@ -358,7 +362,7 @@ def read_header(data: bytes | bytearray | memoryview) -> Header:
     opened = open_header(data)
     if opened.header.kind != SALVAGE:
         return opened.header
-    return replace(opened.header, keys=open_header(data, opened.end).header.keys)
+    return opened.header._replace(keys=open_header(data, opened.end).header.keys)
 
 
 def open_header(data: bytes | bytearray | memoryview, start: int = 0) -> Opened:
@@ -534,15 +538,20 @@ def _text(value: Any) -> str:
     return value
 
 
-def _hex(value: Any, pattern: re.Pattern[str]) -> str:
-    if type(value) is not str or not pattern.fullmatch(value):
+def is_hex(value: str, length: int) -> bool:
+    """Whether a text is so many lower-case hex characters."""
+    return len(value) == length and not value.strip("0123456789abcdef")
+
+
+def _hex(value: Any, length: int) -> str:
+    if type(value) is not str or not is_hex(value, length):
         raise ValueError(f"{value!r} is no identifier")
     return value
 
 
 # --- file names ------------------------------------------------------------------------------
 
-_NAME = re.compile(r"([0-9a-f]{16})-([pb])-([0-9]{10})-([0-9a-f]{16})\.(open|seg|tmp|damaged)")
+_SUFFIXES = ("open", "seg", "tmp", "damaged")
 
 
 class Name(NamedTuple):
@@ -562,7 +571,13 @@ class Name(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Name | None:
         """Return the parts of a file name, None for a stranger's file."""
-        match = _NAME.fullmatch(text)
-        if match is None:
+        stem, _, suffix = text.partition(".")
+        parts = stem.split("-")
+        if len(parts) != 4 or suffix not in _SUFFIXES or parts[1] not in ("p", "b"):
             return None
-        return cls(match[1], Lane("pb".index(match[2])), int(match[3]), match[4], match[5])
+        epoch, letter, number, uid = parts
+        if len(number) != 10 or not number.isascii() or not number.isdecimal():
+            return None
+        if not is_hex(epoch, _HEX16) or not is_hex(uid, _HEX16):
+            return None
+        return cls(epoch, Lane("pb".index(letter)), int(number), uid, suffix)

@@ -6,7 +6,6 @@ import errno
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
 
 from device_runtime.crypt import Aead, Identity, RecipientKey
 from device_runtime.disk import Handle, write_all
@@ -60,7 +59,7 @@ class Active:
             OSError: The disk; nothing is left behind.
         """
         aead, wrapped = new_key(header, recipients)
-        header = replace(header, keys=wrapped)
+        header = header._replace(keys=wrapped)
         start = write_header(header)
         digest = open_header(start).hash
         name = Name(header.epoch, header.lane, header.number, header.uid, "open")

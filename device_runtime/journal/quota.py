@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from device_runtime.disk import CHUNK, Disk
 from device_runtime.errors import JournalDamagedError
@@ -15,8 +16,7 @@ from device_runtime.journal.shelf import SealedInfo, Shelf
 MANY_HOLES = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Where the quota stands, in bytes and records.
 
     Attributes:

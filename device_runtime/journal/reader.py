@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from device_runtime.crypt import ED25519_SIGNATURE, Aead, PublicIdentity, sha256, unwrap_key
 from device_runtime.errors import FormatError, SegmentError
@@ -34,6 +34,7 @@ from device_runtime.format.segment import (
     segment_message,
 )
 from device_runtime.journal import records as small
+from device_runtime.journal.content import parse
 from device_runtime.journal.records import EventRecord, HoleRecord, LabelRecord, SketchRecord
 
 __all__ = [
@@ -180,7 +181,7 @@ def walk(
         elif frame.type in (BLOCK, RECORDS) or frame.n != 1:
             raise FormatError(f"an open segment has a frame of type {frame.type}")
         else:
-            yield small.decode(sequence, frame.type, small.parse(content))
+            yield small.decode(sequence, frame.type, parse(content))
     for n, columns in gatherer.rest():
         yield RowBlock(int(columns["_sequence"][0]), n, columns)
 
@@ -255,8 +256,7 @@ def _salvaged(view: memoryview, outer: Header, device: PublicIdentity) -> Header
     signature = bytes(view[end : end + ED25519_SIGNATURE])
     if not device.verify_fast(signature, header_message(digest)):
         raise SegmentError("the signature of a salvaged header does not hold")
-    same = replace(
-        inner,
+    same = inner._replace(
         kind=SALVAGE,
         keys=(),
         previous=outer.previous,
@@ -269,6 +269,6 @@ def _salvaged(view: memoryview, outer: Header, device: PublicIdentity) -> Header
         marks=outer.marks,
         reason=outer.reason,
     )
-    if inner.kind != OPEN or same != replace(outer, keys=()):
+    if inner.kind != OPEN or same != outer._replace(keys=()):
         raise SegmentError("a salvage differs from the segment inside it")
-    return replace(outer, keys=inner.keys)
+    return outer._replace(keys=inner.keys)

@@ -1,18 +1,17 @@
-"""Events, labels, holes and sketches: small JSON records beside the rows."""
+"""Events, labels, holes and sketches, read back."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from device_runtime.errors import FormatError, JournalError
+from device_runtime.errors import FormatError
 from device_runtime.format import canonical
 from device_runtime.format.frames import EVENT, HOLE, LABEL, SKETCH
 from device_runtime.format.segment import Hole
 
-MAX_RECORD = 1 << 20
 MAX_RECORDS = 64 << 20
 
 
@@ -66,31 +65,6 @@ class SketchRecord:
 SmallRecord = LabelRecord | EventRecord | HoleRecord | SketchRecord
 
 
-def encode(monotonic: int, wall: int, value: Mapping[str, object]) -> bytes:
-    """Return the content of a record's frame.
-
-    Raises:
-        JournalError: The value is no JSON (NaN, half a surrogate pair) or too large.
-    """
-    try:
-        content = canonical.encode({"m": monotonic, "w": wall, **value})
-    except (TypeError, ValueError) as error:
-        raise JournalError(f"a record for the journal is no JSON value: {error}") from None
-    if len(content) > MAX_RECORD:
-        raise JournalError(f"a record for the journal has {len(content)} bytes")
-    return content
-
-
-def holes_json(holes: Iterable[Hole]) -> dict[str, object]:
-    """Return the value of a HOLE record."""
-    return {"holes": [hole.to_json() for hole in holes]}
-
-
-def sketch_json(sketch: bytes, first: int, last: int) -> dict[str, object]:
-    """Return the value of a SKETCH record."""
-    return {"first": first, "last": last, "sketch": base64.b64encode(sketch).decode()}
-
-
 def decode(sequence: int, type: int, value: Any) -> SmallRecord:
     """Read one record from its JSON value.
 
@@ -115,11 +89,6 @@ def decode(sequence: int, type: int, value: Any) -> SmallRecord:
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"a record of the journal is not valid: {error!r}") from None
     raise FormatError(f"a record of the journal has type {type}")
-
-
-def parse(content: bytes | memoryview) -> Any:
-    """Read the JSON of one frame."""
-    return canonical.decode(content, "a record of the journal", limit=MAX_RECORD)
 
 
 def join(records: Sequence[tuple[int, int, Any]]) -> bytes:

@@ -1,15 +1,15 @@
-"""Open to sealed (columnar, by the process that has the key) or salvaged (frames verbatim).
+"""Open to closed, and the salvage form: frames verbatim, signed, without numpy or a key.
 
-Both are written the same way: temporary file, fsync, rename, fsync of the folder; only then may
-the open file go. A crash anywhere leaves at least one whole form.
+Every form is written the same way: temporary file, fsync, rename, fsync of the folder; only then
+may the open file go. A crash anywhere leaves at least one whole form.
 """
 
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from device_runtime.crypt import (
     ED25519_SIGNATURE,
@@ -21,24 +21,18 @@ from device_runtime.crypt import (
     wrap_key,
 )
 from device_runtime.disk import write_all
-from device_runtime.errors import FormatError, SegmentError
+from device_runtime.errors import FormatError
 from device_runtime.format.frames import (
-    BLOCK,
     HOLE,
     MARK,
     MARKED,
-    RECORDS,
     ROWS,
-    Frame,
     Scan,
-    frame_bytes,
-    frame_head,
     scan,
 )
 from device_runtime.format.segment import (
     MAX_MARKS,
     SALVAGE,
-    SEALED,
     TRAILER,
     TRAILER_MAGIC,
     Header,
@@ -50,15 +44,13 @@ from device_runtime.format.segment import (
     segment_message,
     write_header,
 )
-from device_runtime.journal import records as small
-from device_runtime.journal.reader import FrameOpener, RowBlock, walk
+from device_runtime.journal import content
 from device_runtime.journal.shelf import SealedInfo, Shelf
 
 TAG = 16
 
 
-@dataclass(frozen=True, slots=True)
-class OpenFile:
+class OpenFile(NamedTuple):
     """An open segment as it lies on the disk.
 
     Attributes:
@@ -87,13 +79,10 @@ class OpenFile:
         for frame in self.scan.frames:
             if frame.type == HOLE:
                 try:
-                    record = small.decode(
-                        0, HOLE, small.parse(self.data[frame.content : frame.end - TAG])
-                    )
+                    value = content.parse(self.data[frame.content : frame.end - TAG])
+                    found += content.holes_of(value)
                 except FormatError:
                     continue  # a CRC that held by chance; the base will say so
-                if isinstance(record, small.HoleRecord):
-                    found += record.holes
         return tuple(found)
 
     def marks(self) -> tuple[Mark, ...]:
@@ -109,8 +98,7 @@ class OpenFile:
     def closed(self, kind: int, previous: str, reason: str) -> Header:
         """Return the header that a sealed or salvaged form gets."""
         header, found = self.opened.header, self.scan
-        return replace(
-            header,
+        return header._replace(
             kind=kind,
             previous=previous,
             keys=(),
@@ -144,97 +132,31 @@ def new_key(
     return Aead(key), tuple((who.id, wrap_key(key, who, info)) for who in recipients)
 
 
-def seal(
+def salvage(
     shelf: Shelf,
     name: Name,
-    aead: Aead,
+    file: OpenFile,
     *,
     identity: Identity,
-    recipients: Sequence[RecipientKey],
     previous: str,
-    reason: str,
+    reason: str = "crash",
 ) -> SealedInfo:
-    """Write the columnar form of an open segment of this process and unlink the open one.
-
-    Args:
-        shelf: The folder.
-        name: The open file.
-        aead: Its key.
-        identity: Signs.
-        recipients: Who will read it.
-        previous: Hash (hex) of the sealed segment before it.
-        reason: Why.
-
-    Raises:
-        OSError: The disk; the open file is still there.
-        FormatError, SegmentError: The open file cannot be read any more; salvage it.
-    """
-    file = OpenFile.read(shelf.disk.read(shelf.path(name)))
-    header = file.closed(SEALED, previous, reason)
-    key, wrapped = new_key(header, recipients)
-    start = write_header(replace(header, keys=wrapped))
-    header_hash = sha256(start)
-    body = [start]
-    for counter, (type_, offset, count, content) in enumerate(_contents(file, aead)):
-        head = frame_head(type_, 0, len(content) + TAG, counter, offset, count)
-        body.append(frame_bytes(head, key.seal(counter, content, header_hash + head)))
-    return _commit(shelf, name, body, identity)
-
-
-def _contents(file: OpenFile, aead: Aead) -> list[tuple[int, int, int, bytes]]:
-    """Return (type, offset, count, plain content) of the frames of a sealed segment."""
-    first = file.opened.header.first
-    layout = file.opened.header.layout
-    opener = FrameOpener(memoryview(file.data), file.opened.hash, aead)
-    rows = [frame for frame in file.scan.frames if frame.type == ROWS]
-    others = [frame for frame in file.scan.frames if frame.type != ROWS]
-    result: list[tuple[int, int, int, bytes]] = []
-    if rows:
-        from device_runtime.format.blocks import encode_block
-
-        for block in walk(layout, first, rows, opener):
-            if not isinstance(block, RowBlock):
-                raise SegmentError("a frame of rows holds something else")
-            content = encode_block(layout, block.n, dict(block.columns))
-            result.append((BLOCK, block.sequence0 - first, block.n, content))
-    for part in _portions(others):
-        values = [(first + f.offset, f.type, small.parse(opener.content(f))) for f in part]
-        content = zlib.compress(small.join(values), 9)
-        result.append((RECORDS, part[0].offset, len(part), content))
-    return result
-
-
-def _portions(found: Sequence[Frame]) -> list[list[Frame]]:
-    """Cut into portions that a reader may expand: well below `records.MAX_RECORDS`."""
-    result: list[list[Frame]] = []
-    size = 0
-    for frame in found:
-        if not result or size + frame.length > small.MAX_RECORDS // 8 or len(result[-1]) >= 16_384:
-            result.append([])
-            size = 0
-        result[-1].append(frame)
-        size += frame.length
-    return result
-
-
-def salvage(
-    shelf: Shelf, name: Name, file: OpenFile, *, identity: Identity, previous: str
-) -> SealedInfo:
-    """Write the signed form of a segment whose key is gone, frames verbatim.
+    """Write the signed form with the frames verbatim: the key is gone, or it is not worth more.
 
     The same open file always gives the same bytes before the signature, hence the same hash.
 
     Raises:
         OSError: The disk; the open file is still there.
     """
-    header = file.closed(SALVAGE, previous, "crash")
+    header = file.closed(SALVAGE, previous, reason)
     begin = file.opened.end + ED25519_SIGNATURE
     body = [write_header(header), file.data[:begin]]
     body += [file.data[frame.position : frame.end] for frame in file.scan.frames]
-    return _commit(shelf, name, body, identity)
+    return commit(shelf, name, body, identity)
 
 
-def _commit(shelf: Shelf, name: Name, body: list[bytes], identity: Identity) -> SealedInfo:
+def commit(shelf: Shelf, name: Name, body: list[bytes], identity: Identity) -> SealedInfo:
+    """Sign and write a sealed form durably; then, and only then, unlink the open one."""
     disk = shelf.disk
     digest = sha256(*body)
     body.append(TRAILER.pack(digest, identity.sign_fast(segment_message(digest)), TRAILER_MAGIC))

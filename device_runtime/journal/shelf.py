@@ -5,13 +5,14 @@ File names are the index; a header is read when something inside is needed, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from device_runtime.disk import Disk
 from device_runtime.errors import FormatError, JournalDamagedError
 from device_runtime.format.segment import (
     MAX_HEADER,
+    SALVAGE,
     TRAILER,
     Header,
     Lane,
@@ -23,8 +24,7 @@ from device_runtime.format.segment import (
 _FIRST_READ = 64 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class SealedInfo:
+class SealedInfo(NamedTuple):
     """One sealed or salvaged segment on the device."""
 
     path: Path
@@ -118,7 +118,7 @@ class Shelf:
             hash=digest,
             previous=header.previous,
             bytes=self.sizes[name],
-            salvage=header.reason == "crash",
+            salvage=header.kind == SALVAGE,
             header=header,
         )
         self._infos[name] = info

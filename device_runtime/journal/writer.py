@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,16 +42,18 @@ from device_runtime.format.segment import (
     RecordId,
     Rows,
 )
-from device_runtime.journal import quota, records
+from device_runtime.journal import content as content_of
+from device_runtime.journal import quota
 from device_runtime.journal.active import Active
 from device_runtime.journal.quota import Reserve, Usage
 from device_runtime.journal.recover import previous_of, recover
-from device_runtime.journal.seal import OpenFile, salvage, seal
+from device_runtime.journal.seal import OpenFile, salvage
 from device_runtime.journal.shelf import SealedInfo, Shelf
 from device_runtime.policy import Policy
 
 _LARGE_CONTENT = 8 << 20
 _START_BYTES = 16 << 10  # headers of the segments that an append may have to start
+_FEW_RECORDS = 256  # at a shutdown so few are not worth importing numpy: frames go verbatim
 _CLOCK_JUMP_NS = 5_000_000_000
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -224,11 +226,11 @@ class Journal:
 
     def append_sketch(self, sketch: bytes, first: int = -1, last: int = -1) -> RecordId | None:
         """Append a PRIORITY sketch of the BULK rows first..last (-1: of rows not journaled)."""
-        return self._record(SKETCH, records.sketch_json(sketch, first, last))
+        return self._record(SKETCH, content_of.sketch_json(sketch, first, last))
 
     def _record(self, type: int, value: Mapping[str, object]) -> RecordId | None:
         monotonic = self._clock.monotonic_ns()
-        content = records.encode(monotonic, self._clock.wall_ns(), value)
+        content = content_of.encode(monotonic, self._clock.wall_ns(), value)
         result = self._put(Lane.PRIORITY, type, content, 1)
         if monotonic - self._last_sync >= self._group_ns:
             self._sync_due(monotonic)
@@ -470,22 +472,25 @@ class Journal:
                 self.append_sketch(sketch, info.first, info.last)
 
     def _sealed_form(self, active: Active, reason: str) -> SealedInfo:
-        previous = previous_of(self._shelf, active.name) or active.header.previous
-        try:
-            return seal(
-                self._shelf,
-                active.name,
-                active.aead,
-                identity=self._identity,
-                recipients=self._recipients,
-                previous=previous,
-                reason=reason,
-            )
-        except (FormatError, JournalError):
-            file = OpenFile.read(self._shelf.disk.read(self._shelf.path(active.name)))
-            return salvage(
-                self._shelf, active.name, file, identity=self._identity, previous=previous
-            )
+        shelf, name, identity = self._shelf, active.name, self._identity
+        previous = previous_of(shelf, name) or active.header.previous
+        if reason != "shutdown" or active.offset > _FEW_RECORDS:
+            from device_runtime.journal.columnar import seal
+
+            try:
+                return seal(
+                    shelf,
+                    name,
+                    active.aead,
+                    identity=identity,
+                    recipients=self._recipients,
+                    previous=previous,
+                    reason=reason,
+                )
+            except (FormatError, JournalError):
+                reason = "damaged"  # the file changed under us: what is left of it goes verbatim
+        file = OpenFile.read(shelf.disk.read(shelf.path(name)))
+        return salvage(shelf, name, file, identity=identity, previous=previous, reason=reason)
 
     def _leave(self, lane: Lane, active: Active) -> None:
         active.close()
@@ -634,8 +639,8 @@ class Journal:
         Raises:
             JournalError, OSError: They are not durable: what they declare must stay.
         """
-        value = records.holes_json(holes)
-        content = records.encode(self._clock.monotonic_ns(), self._clock.wall_ns(), value)
+        value = content_of.holes_json(holes)
+        content = content_of.encode(self._clock.monotonic_ns(), self._clock.wall_ns(), value)
         active = self._active.get(Lane.PRIORITY)
         if active is not None and active.broken:
             self._leave(Lane.PRIORITY, active)
@@ -711,7 +716,7 @@ class Journal:
         if self.epoch.parent is not None and not any(number for number, _ in heads.values()):
             # Nothing was ever written in this epoch, so the base will never hear of it: the next
             # one descends from its parent, or a fork would go unnoticed.
-            parent = replace(self.epoch.parent, reason=reason)
+            parent = self.epoch.parent._replace(reason=reason)
         self.epoch = Epoch(os.urandom(8).hex(), parent)
         self._next = dict.fromkeys(Lane, 0)
         self._durable = dict.fromkeys(Lane, 0)

@@ -125,7 +125,7 @@ def test_arrays_and_numpy_give_the_same_bytes(n, start):
 
 
 def test_input_row_numbers_may_jump(world):
-    rows = replace(jw.rows(0, 3), rows=array("q", [7, 3, 90]))
+    rows = jw.rows(0, 3)._replace(rows=array("q", [7, 3, 90]))
     world.journal.append_rows(rows, BULK)
     world.journal.append_rows(jw.rows(3, 2, first_row=-1), BULK)
     world.journal.seal("sync")
@@ -141,9 +141,9 @@ def test_input_row_numbers_may_jump(world):
 def test_marks_are_found_without_a_key(world, crash):
     stream, other = b"12345678", b"abcdefgh"
     journal = world.journal
-    journal.append_rows(replace(jw.rows(0, 5), mark=(other, 0)), BULK)
-    journal.append_rows(replace(jw.rows(5, 3), mark=(stream, 10)), BULK)
-    last = journal.append_rows(replace(jw.rows(8, 4), mark=(stream, 13)), BULK)
+    journal.append_rows(jw.rows(0, 5)._replace(mark=(other, 0)), BULK)
+    journal.append_rows(jw.rows(5, 3)._replace(mark=(stream, 10)), BULK)
+    last = journal.append_rows(jw.rows(8, 4)._replace(mark=(stream, 13)), BULK)
     journal.append_rows(jw.rows(12), BULK)
     (mark,) = journal.marks(stream)
     if crash:
@@ -171,7 +171,7 @@ def test_a_block_too_large_for_a_frame_keeps_one_prefix(world, monkeypatch):
     monkeypatch.setattr("device_runtime.journal.writer._LARGE_CONTENT", 2000)
     world.journal._segment_bytes = 6000
     world.journal.append_rows(jw.rows(0), BULK)
-    done = world.journal.append_rows(replace(jw.rows(1, 500), mark=(b"12345678", 1)), BULK)
+    done = world.journal.append_rows(jw.rows(1, 500)._replace(mark=(b"12345678", 1)), BULK)
     assert world.journal.marks(b"12345678")[0].count == 500
     world.journal.seal("sync")
     records = world.everything()
