@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import calendar
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -241,7 +239,9 @@ def unix_seconds(text: str) -> int:
     if not _TIME.fullmatch(text):
         message = f"{text!r} is not a time"
         raise ValueError(message)
-    return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
+    import datetime as dt  # not needed at a start
+
+    return int(dt.datetime.fromisoformat(text).timestamp())
 
 
 def hex_set(items: object) -> frozenset[str]:

@@ -465,6 +465,22 @@ def test_stolen_release_key_cannot_fast_forward(base: Base) -> None:
     device.install(base.publish())
 
 
+def test_stolen_release_key_cannot_freshen_an_expired_bundle(base: Base) -> None:
+    thief, old = signer(base, "release"), base.publish(days=10)
+    base.clock.advance(20 * DAY)
+    device = base.device()
+    device.trusted = replace(device.trusted, floor=base.now)
+
+    def attack(entries: dict[str, bytes]) -> None:
+        for name in ("snapshot", "timestamp"):
+            later = {"expires": "2090-01-01T00:00:00Z"}
+            change_document(entries, name, lambda s, later=later: s.update(later), [thief])
+        relink(entries, thief)
+
+    error = refused(ExpiredError, device, forge(old, attack))
+    assert "targets" in error.what
+
+
 def test_recovery_after_a_stolen_release_key(base: Base) -> None:
     device, thief = base.device(), signer(base, "release")
     device.install(base.publish())
