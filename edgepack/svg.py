@@ -131,7 +131,7 @@ def bars(
         top = max((value for _, values, _ in series for value in values), default=1.0)
     plot = _Plot(title, (width, height), 0.0, top or 1.0, unit)
     step = plot.wide / max(len(labels), 1)
-    room = step * 0.78
+    room = min(step * 0.78, 72.0)
     each = room if stacked else room / max(len(series), 1)
     plot.x_labels(labels, [LEFT + step * (i + 0.5) for i in range(len(labels))])
     for i, label in enumerate(labels):

@@ -13,7 +13,7 @@ import pyarrow as pa
 from device_runtime.clock import Clock
 from device_runtime.errors import FormatError
 from device_runtime.format.receipt import DeviceReport, report_from_body
-from edgepack.registry import BundleRow, DeviceRow, HoleRow, Registry
+from edgepack.registry import BundleRow, DeviceRow, HoleRow, Registry, SegmentRow
 from edgepack.store.table import by_name
 from edgepack.store.view import View
 from edgepack.workspace import Workspace
@@ -139,11 +139,11 @@ def _device(
 ) -> DeviceView:
     report = newest_report(registry, row.device)
     status: Mapping[str, Any] = report.status if report else {}
-    version = report.slots[0].version if report and report.slots else None
+    segments = registry.segments(row.device, state=None)
+    version = _version(report, segments)
     bundles = {item.version: item for item in registry.bundles(row.bundle)}
     age = _age_days(bundles.get(version) if version is not None else None, now_ns)
     temperature, reasons = _temperature(ws, row, status, age)
-    segments = registry.segments(row.device, state=None)
     seen = max([row.seen, *(item.imported for item in segments)], default=0)
     return DeviceView(
         name=row.name,
@@ -163,6 +163,13 @@ def _device(
         waits=tuple(_waits(registry, row, version, max(bundles, default=0))),
         reported=status,
     )
+
+
+def _version(report: DeviceReport | None, segments: Sequence[SegmentRow]) -> int | None:
+    """Return the running version: as it says, or as its newest rows say."""
+    if report and report.slots:
+        return report.slots[0].version
+    return max((item.bundle_version for item in segments), default=0) or None
 
 
 def newest_report(registry: Registry, device: str) -> DeviceReport | None:

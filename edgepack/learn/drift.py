@@ -26,6 +26,7 @@ from device_runtime.format.sketch import Histogram, Profile, Sketch
 from edgepack.errors import DataError
 from edgepack.learn.counting import Array, Counting, Counts, as_counts, filled, numbers
 from edgepack.learn.reference import Reference, profile_of
+from edgepack.learn.survey import month_codes
 from edgepack.store.view import View
 
 CHANGED, CHANGED_MUCH = 0.1, 0.25  # usual reading of PSI, beyond chance
@@ -302,12 +303,8 @@ def _part(batch: pa.RecordBatch, part: str, time: str | None) -> tuple[list[str]
     if part == "device":
         coded = batch.column("_device").dictionary_encode()
         return coded.dictionary.to_pylist(), numbers(coded.indices, np.int64)
-    if time is None or time not in batch.schema.names:
-        return ["undated"], np.zeros(batch.num_rows, np.int64)
-    whole = numbers(batch.column(time).cast(pa.int64()).fill_null(0), np.int64)
-    months = whole.astype("datetime64[us]").astype("datetime64[M]")
-    distinct, codes = np.unique(months, return_inverse=True)
-    return [str(month) for month in distinct], codes.astype(np.int64)
+    words, codes = month_codes(batch, time)
+    return words, codes.astype(np.int64)
 
 
 def _add_sketches(

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from device_runtime.format.schema import Schema
 from edgepack.learn.bootstrap import Array, interval, main_of, statistic
 from edgepack.learn.counting import numbers
-from edgepack.learn.survey import Answered, Survey, answered, month_of
+from edgepack.learn.survey import Answered, Survey, answered, month_codes
 from edgepack.train.metrics import measure
 
 FEW = 30  # labelled rows below which no interval is drawn
@@ -157,7 +157,8 @@ def quality(found: Survey, *, intervals: bool = True) -> Quality:
     main = main_of(schema.task, scored=rows.scores is not None)
     name = main.name if main else ""
     version = np.asarray(table.column("_bundle_version").to_numpy(), np.int64)
-    months = np.array(month_of(table, schema.time.name if schema.time else None), dtype=object)
+    words, codes = month_codes(table, schema.time.name if schema.time else None)
+    months = np.array(words, dtype=object)[codes]
     devices = np.array(table.column("_device").to_pylist(), dtype=object)
 
     def scored(mask: Array, wide: bool) -> Score:

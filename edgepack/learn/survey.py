@@ -20,6 +20,7 @@ from edgepack.store.labels import PLACE, Labels, attach
 from edgepack.store.view import View
 
 UNDATED = "undated"
+_NO_TIME = -(2**63)  # what numpy calls NaT
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,8 @@ def survey(
     for (_, month), n in grid.items():
         months[month] += n
     labelled = pa.concat_tables(kept, promote_options="permissive") if kept else _none(there, names)
-    marked = Counter(month_of(labelled, time)) if labelled.num_rows else Counter()
+    words, codes = month_codes(labelled, time)
+    marked = dict(zip(words, np.bincount(codes, minlength=len(words)).tolist(), strict=True))
     return Survey(
         schema=schema,
         labelled=labelled,
@@ -132,27 +134,24 @@ def _count(
     label = batch.column("_label") if "_label" in batch.schema.names else None
     parts = [batch.column("_bundle_version"), batch.column("_device")]
     parts.append(label if label is not None else pa.nulls(batch.num_rows, pa.string()))
-    if time is None or time not in batch.schema.names:
-        months, codes = [UNDATED], np.zeros(batch.num_rows, np.int32)
-    else:
-        distinct, inverse = np.unique(_months(batch, time), return_inverse=True)
-        months, codes = [str(month) for month in distinct], inverse.astype(np.int32)
+    months, codes = month_codes(batch, time)
     table = pa.table(dict(zip(("v", "d", "l", "m"), [*parts, pa.array(codes)], strict=True)))
     for row in table.group_by(["v", "d", "l", "m"]).aggregate([([], "count_all")]).to_pylist():
         totals[row["v"], row["d"], row["l"] or ""] += row["count_all"]
         grid[row["d"], months[row["m"]]] += row["count_all"]
 
 
-def month_of(table: pa.Table, time: str | None) -> list[str]:
-    """Return the month of each row, as text."""
-    if time is None or time not in table.schema.names:
-        return [UNDATED] * table.num_rows
-    return [str(month) for month in _months(table, time)]
+def month_codes(batch: pa.RecordBatch | pa.Table, time: str | None) -> tuple[list[str], Array]:
+    """Return the months of the rows' own time, and one code per row; `undated` without a time."""
+    if time is None or time not in batch.schema.names:
+        return [UNDATED], np.zeros(batch.num_rows, np.int64)
+    distinct, codes = np.unique(_months(batch, time), return_inverse=True)
+    return [UNDATED if np.isnat(month) else str(month) for month in distinct], codes
 
 
 def _months(batch: pa.RecordBatch | pa.Table, time: str) -> Array:
     column = batch.column(time).cast(pa.int64())
-    whole = pc.fill_null(column, 0).to_numpy(**_copy(column))
+    whole = pc.fill_null(column, _NO_TIME).to_numpy(**_copy(column))
     return np.asarray(whole).astype("datetime64[us]").astype("datetime64[M]")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,6 +207,16 @@ class World:
         self.registry = Registry.open(self.ws.registry)
         self.recipients = tuple(key.raw.hex() for key in self.ring.journal_recipients())
         self.devices: dict[str, Field] = {}
+
+    def copy(self, folder: Path) -> World:
+        """Another world that starts where this one stands; the same keys, other devices."""
+        shutil.copytree(self.ws.root, folder / "ws")
+        twin = object.__new__(World)
+        twin.folder, twin.clock, twin.ring = folder, FixedClock(), self.ring
+        twin.ws = Workspace.find(folder / "ws")
+        twin.registry = Registry.open(twin.ws.registry)
+        twin.recipients, twin.devices = self.recipients, {}
+        return twin
 
     def train(self) -> Any:
         candidate, _ = train_recipe(self.ws, "pump")
