@@ -99,15 +99,28 @@ def kill_at(world: World, at: int, *, after: bool) -> str | None:
     return check(world, path)
 
 
-def test_killed_at_every_operation_on_the_disk(world):
-    seen: dict[str, int] = {}
-    for after in (False, True):
-        at = 1
-        while (outcome := kill_at(world, at, after=after)) is not None:
-            seen[outcome] = seen.get(outcome, 0) + 1
-            at += 1
-    assert seen["old"] > 50
-    assert seen["new"] > 2
+def kill_everywhere(world: World, *, after: bool, step: int = 1) -> dict[str, int]:
+    seen = {"old": 0, "new": 0}
+    at = 1
+    while (outcome := kill_at(world, at, after=after)) is not None:
+        seen[outcome] += 1
+        at += step
+    return seen
+
+
+def test_killed_before_every_operation_on_the_disk(world):
+    seen = kill_everywhere(world, after=False)
+    assert seen["old"] > 25
+    assert seen["new"] > 1
+
+
+@pytest.mark.soak
+@pytest.mark.heavy
+def test_killed_after_every_operation_on_the_disk(world):
+    seen = kill_everywhere(world, after=True)
+    print(f"killed after each of {sum(seen.values())} operations: {seen}")
+    assert seen["old"] > 25
+    assert seen["new"] > 1
 
 
 INSTALL = """
