@@ -127,10 +127,10 @@ class Control:
 
     def _answer(self, line: socket.socket, descriptors: list[int]) -> dict[str, Any]:
         try:
-            if _peer_uid(line) not in (0, os.geteuid()):
-                raise errors.PermissionDeniedError("this device belongs to another user")
             first, received, _, _ = socket.recv_fds(line, 1 << 16, 4)
             descriptors += received
+            if _peer_uid(line) not in (0, os.geteuid()):
+                raise errors.PermissionDeniedError("this device belongs to another user")
             raw = first if first.endswith(b"\n") else first + _read_line(line, MAX_REQUEST)
             request = canonical.decode(raw, "the request", limit=MAX_REQUEST)
             outcome = verbs.perform(

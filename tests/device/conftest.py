@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import devicelab, trustsim
 
 from device_runtime.clock import SystemClock
 from device_runtime.device import Device
 from device_runtime.disk import RealDisk
 from device_runtime.home import open_home
+from support import devicelab, trustsim
 
 
 @dataclass

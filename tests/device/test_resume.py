@@ -8,11 +8,11 @@ import subprocess
 import time
 
 import pytest
-from support import devicelab
 
 from device_runtime import stream
 from device_runtime.disk import RealDisk
 from device_runtime.predictor import Stream
+from support import devicelab
 
 N = 3000
 
@@ -50,12 +50,12 @@ def test_the_output_has_the_promised_columns(lab, rows):
 def test_kill_9_at_any_moment_then_resume(lab, rows, seed, monkeypatch):
     out = lab.folder / "out.csv"
     command = devicelab.command(lab.root, "predict", rows, "--out", out)
-    for round in range(3):
-        resume = ["--resume"] if round else []
+    for turn in range(3):
+        resume = ["--resume"] if turn else []
         process = subprocess.Popen(
             [*command, *resume], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        time.sleep(random.Random(seed * 10 + round).uniform(0.15, 0.9))
+        time.sleep(random.Random(seed * 10 + turn).uniform(0.15, 0.9))
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = lab.run("predict", rows, "--out", out, "--resume", "--json")
