@@ -29,7 +29,7 @@ from edgepack.store.archive import Archive, purge
 from edgepack.store.backup import backup, restore
 from edgepack.workspace import Workspace
 
-QUOTA, RESERVE, SEGMENT = 180 << 10, 64 << 10, 1 << 20
+QUOTA, RESERVE, SEGMENT = 160 << 10, 64 << 10, 1 << 20
 SMALL_STICK = 160 << 10
 HOME = Path("/dev/home")
 ROUNDS = 8
