@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from edgepack.cli.screen import Screen, guard
+
+if TYPE_CHECKING:
+    from edgepack.workspace import Workspace
 
 JSON = typer.Option(False, "--json", help="Print one JSON object and nothing else.")
 WORKSPACE = typer.Option("", "--workspace", "-C", help="The workspace; else found upwards.")
@@ -139,10 +143,7 @@ def build(
 
     screen = Screen(json)
     ws = Workspace.find(workspace or None)
-    folder = ws.recipe_folder(name or None)
-    from edgepack.recipe import load_recipe
-
-    candidate = find_candidate(ws, load_recipe(folder).name, number or None)
+    candidate = find_candidate(ws, bundle_of(ws, name), number or None)
     with screen.step("packing"):
         made = building.build(ws, candidate)
     screen.line(f"{made.path.relative_to(ws.root)}  {made.size:,} bytes  sha256 {made.digest[:16]}")
@@ -155,6 +156,24 @@ def build(
         },
         next=f"edgepack sign {made.path.relative_to(ws.root)}",
     )
+
+
+def bundle_of(ws: Workspace, name: str) -> str:
+    """Return the bundle name that is meant: of a recipe, or of a model packed from a notebook.
+
+    Args:
+        ws: The workspace.
+        name: What was typed; empty: the only recipe.
+
+    Raises:
+        UsageError: No such recipe or candidates, or several recipes and none was named.
+        RecipeError: The recipe has mistakes.
+    """
+    from edgepack.recipe import load_recipe
+
+    if name and name not in ws.recipe_names() and ws.candidates(name).is_dir():
+        return name
+    return load_recipe(ws.recipe_folder(name or None)).name
 
 
 def sign(

@@ -98,8 +98,9 @@ def available() -> int:
 def fit_stream(recipe: Recipe, parts: Iterator[tuple[pd.DataFrame, Any]], seed: int) -> Any:
     """Fit in constant memory: `partial_fit` of the last step over batches of rows.
 
-    A bare XGBoost model learns from external memory instead (`train.external`). The steps before the last are fitted on the first batch alone (the card says so), because a
-    scaler or encoder must be known before the first row is learned.
+    A bare XGBoost model learns from external memory instead (`train.external`). The steps before
+    the last are fitted on the first batch alone (the card says so), because a scaler or encoder
+    must be known before the first row is learned.
 
     Args:
         recipe: Its `model(seed)` ends in an estimator with `partial_fit`.
