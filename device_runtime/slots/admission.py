@@ -51,8 +51,8 @@ def check_graph(folder: Path, home: Home, manifest: Manifest, policy: Policy) ->
     """Walk the staged model: it is an admissible graph, and the one that the manifest describes.
 
     Raises:
-        ModelLoadError: Not an ONNX file, or one that hides something.
-        AdmissionError: It holds more than the manifest says or the policy allows.
+        AdmissionError: Not an ONNX file, one that hides something, or one that holds more than the
+            manifest says or the policy allows.
     """
     import mmap
 
@@ -61,7 +61,10 @@ def check_graph(folder: Path, home: Home, manifest: Manifest, policy: Policy) ->
             model = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except (OSError, ValueError):  # no mappings here, or an empty file
             model = memoryview(file.read())
-    facts = inspect_graph(model, max_bytes=policy.max_model_bytes)
+    try:
+        facts = inspect_graph(model, max_bytes=policy.max_model_bytes)
+    except ModelLoadError as error:
+        raise AdmissionError(error.what, why="such a file is never loaded") from None
     admit(facts, manifest, policy, onnxruntime=installed_onnxruntime())
 
 

@@ -29,7 +29,6 @@ from device_runtime.disk import Disk
 from device_runtime.errors import (
     AdmissionError,
     FormatError,
-    ModelLoadError,
     RevokedError,
     RollbackError,
     SelfTestError,
@@ -129,7 +128,7 @@ def install(home: Home, file: Path, *, retry: bool = False, steps: Steps = REAL)
             perhaps, a newer root.
         AdmissionError: This machine cannot run it. Not remembered, unless the model turns out to
             be another than its manifest says.
-        SelfTestError, ModelLoadError: It failed here; remembered, not tried again by itself.
+        SelfTestError: It failed here; remembered, not tried again by itself.
         OSError: The stick cannot be read or the disk not written; not remembered.
     """
     generation = _commit_root(home, steps.advance(home.disk, file, *_trust(home)))  # 1
@@ -153,7 +152,7 @@ def install(home: Home, file: Path, *, retry: bool = False, steps: Steps = REAL)
     staged = _stage(home, bundle, steps)  # 5
     try:
         steps.test(staged, home, bundle, generation.policy)  # 6
-    except (SelfTestError, ModelLoadError, AdmissionError) as error:
+    except (SelfTestError, AdmissionError) as error:
         _reject(home, bundle, error.what)
         home.disk.rmtree(staged)
         raise

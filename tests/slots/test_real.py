@@ -74,9 +74,16 @@ def test_a_model_that_answers_otherwise_here_is_rejected_and_the_old_one_runs_on
 
 def test_a_graph_that_hides_operators_is_refused_before_it_is_loaded(base, home):
     files = realbundle.files(realbundle.model(), operators=("ai.onnx:Mul",))
-    with pytest.raises((AdmissionError, ModelLoadError)):
+    with pytest.raises(AdmissionError):
         put(home, realbundle.publish(base, files))
     assert home.generation().slots == ()
+
+
+def test_a_payload_that_is_no_model_is_refused_and_remembered(base, home):
+    file = realbundle.publish(base, realbundle.files(b"not a model" * 10, test=b""))
+    with pytest.raises(AdmissionError):
+        put(home, file)
+    assert put(home, file).outcome == "rejected-before"
 
 
 @pytest.mark.parametrize(
