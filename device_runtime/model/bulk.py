@@ -19,8 +19,31 @@ from device_runtime.model.values import EXACT, Rule, Unfit
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-_POWER = np.array([10.0**k for k in range(17)])
 _U = np.uint64
+_POWER = np.array([10.0**k for k in range(17)])
+_TENS = np.array([10**k for k in range(9)])
+_MONTHS = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31, 0])
+
+
+def _bytes(text: bytes) -> Any:
+    return _U(int.from_bytes(text, "little"))
+
+
+def _masks(parts: list[bytes]) -> Any:
+    return np.array([int.from_bytes(part, "little") for part in parts], "uint64")
+
+
+_ONES, _HIGHS, _ZEROS, _DOTS = (_bytes(bytes([n]) * 8) for n in (1, 0x80, 0x30, 0x2E))
+_OVER = _bytes(b"\x46" * 8)  # pushes everything above "9" into the high bit
+_PAIRS = _U(0x000000FF000000FF)
+_MIDNIGHT, _COLONS = _bytes(b"00:00:00"), _bytes(b"\0\0:\0\0:")
+_COLONS_MASK, _DASHES_MASK = _bytes(b"\0\0\xff\0\0\xff"), _bytes(b"\0\0\0\0\xff\0\0\xff")
+_DASHES = _bytes(b"\0\0\0\0-\0\0-")
+_KEEP = _masks([b"\xff" * n for n in range(9)])  # the first n bytes of a word
+_BEFORE = _KEEP  # ... those before a point at place n
+_BEHIND = _masks([bytes(n + 1) + b"\xff" * (7 - n) for n in range(8)] + [b""])
+_SHIFT = np.array([56, *range(56, -1, -8)], "uint64")  # n digits move to the end of a word
+_FILL = _masks([b"0" * (8 - n) for n in range(9)])
 
 
 class Fields:
@@ -64,15 +87,10 @@ class Fields:
     def words(self, sizes: Any, skip: int = 0) -> Any:
         """Return 8 bytes of each value from byte `skip` on as uint64; bytes past its end are 0."""
         moved = np.ndarray((len(self.data) - 7,), "<u8", self.data, strides=(1,))
-        word = moved[np.minimum(self.starts + skip, len(moved) - 1)]
-        left = np.clip(sizes - skip, 0, 8).astype("uint64")
-        return _keep(word, left)
-
-
-def _keep(word: Any, size: Any) -> Any:
-    """Zero all but the first `size` (0 to 8) bytes of each word."""
-    half = _U(4) * size  # a shift by 64 has no meaning, so shift twice by half
-    return word & ~((~_U(0) << half) << half)
+        places = self.starts + skip if skip else self.starts
+        if skip:
+            places = np.minimum(places, len(moved) - 1)
+        return moved[places] & _KEEP[np.clip(sizes - skip, 0, 8)]
 
 
 def split(
@@ -86,6 +104,8 @@ def split(
         width: Fields per row.
         places: Column → its place in the row.
     """
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n")
     if b"\0" in data or b"\r" in data or b"\n\n" in data or data[:1] == b"\n":
         return None
     if not data.isascii():
@@ -121,73 +141,67 @@ def numbers(fields: Fields) -> tuple[Floats, Mask]:
     Returns:
         The values, and where they are sure; an empty field is not.
     """
-    starts, ends = fields.starts, fields.ends
-    sizes = ends - starts
-    first = fields.data[np.minimum(starts, len(fields.data) - 1)]
-    signed = (first == 45) | (first == 43)
+    sizes = fields.ends - fields.starts
+    words = fields.words(sizes)
+    first = words & _U(0xFF)
+    minus = first == 45
+    signed = minus | (first == 43)
     if signed.any():
-        fields = Fields(fields.data, starts + signed, ends)
+        fields = Fields(fields.data, fields.starts + signed, fields.ends)
         sizes = sizes - signed
-    high, sure, scale = _digits(fields.words(sizes), np.minimum(sizes, 8))
-    long = sizes > 8
-    if long.any():
-        rest = np.clip(sizes - 8, 0, 8)
-        low, fine, more = _digits(fields.words(sizes, 8), rest)
-        # A point in the first word: all digits of the second stand behind it, and the other way.
-        both = (scale >= 0) & (more >= 0)
-        digits = rest - (more >= 0)
-        scale = np.where(scale >= 0, scale + rest, more)
-        high = high * _POWER[np.maximum(digits, 0)].astype("int64") + low
-        sure = sure & (fine | ~long) & ~(both & long) & (sizes <= 16) & (high < EXACT)
-        scale = np.where(long, scale, np.where(more >= 0, more, scale))
-    dots = scale >= 0
-    sure &= (sizes > dots) & (sizes <= 16)
-    value = high / _POWER[np.clip(scale, 0, 16)]
-    return np.where(signed & (first == 45), -value, value), sure
+        words = fields.words(sizes)
+    value, sure = _short(words, np.minimum(sizes, 8))
+    long = np.flatnonzero(sizes > 8)
+    if len(long):
+        part = Fields(fields.data, fields.starts[long], fields.ends[long])
+        value[long], sure[long] = _long(part, words[long], sizes[long])
+    return np.where(minus, -value, value) if minus.any() else value, sure
 
 
-def _digits(word: Any, size: Any) -> tuple[Any, Mask, Any]:
+def _short(words: Any, sizes: Any) -> tuple[Any, Mask]:
+    """Parse fields of at most 8 characters."""
+    digits, sure, count, point = _digits(words, sizes)
+    return digits / _POWER[np.maximum(count - point, 0)], sure & (count > 0)
+
+
+def _long(fields: Fields, words: Any, sizes: Any) -> tuple[Any, Mask]:
+    """Parse fields of 9 to 16 characters as two words; a longer one is not sure."""
+    rest = np.clip(sizes - 8, 0, 8)
+    high, sure, count, point = _digits(words, np.full(len(sizes), 8))
+    low, fine, more, later = _digits(fields.words(sizes, 8), rest)
+    early, late = count < 8, more < rest  # which word holds a point
+    scale = np.where(early, count - point + rest, np.where(late, more - later, 0))
+    digits = high * _TENS[more] + low
+    sure = sure & fine & ~(early & late) & (sizes <= 16) & (digits < EXACT)
+    return digits / _POWER[scale], sure
+
+
+def _digits(word: Any, size: Any) -> tuple[Any, Mask, Any, Any]:
     """Read up to 8 characters: digits with at most one point.
 
     Returns:
-        The number without its point, whether it is one, and the digits behind the point (-1: there
-        is no point). Size 0 gives (0, True, -1).
+        The number without its point, whether it is one, how many digits it has, and how many of
+        them stand before the point (8 or more: there is none).
     """
-    size = size.astype("uint64")
-    ones, highs = _U(0x0101010101010101), _U(0x8080808080808080)
-    marks = word ^ (_U(0x2E) * ones)
-    marks = (marks - ones) & ~marks & highs  # the high bit of the first `.` (and maybe later ones)
-    has = marks != 0
-    lowest = marks & (~marks + _U(1))
-    # Bytes before the point stay, those behind it move down by one.
-    before = np.where(has, (lowest >> _U(7)) - _U(1), ~_U(0))
-    behind = np.where(has, ~(before | (before << _U(8)) | _U(0xFF)), _U(0))
-    behind = np.where(has & (before == 0), ~_U(0xFF), behind)
-    joined = (word & before) | ((word & behind) >> _U(8))
-    count = size - has
-    place = _popcount_bytes(before)
-    # Right-align: the last digit comes into the highest byte, zeros ('0') fill the front.
-    half = _U(4) * (_U(8) - count)
-    aligned = ((joined << half) << half) | (_U(0x30) * ones & ~((~_U(0) << half) << half))
-    value, sure = _eight(aligned)
-    scale = np.where(has, count.astype("int64") - place, -1)
-    return value, sure, scale
-
-
-def _popcount_bytes(mask: Any) -> Any:
-    """Return how many low bytes of a mask like 0x0000FFFF are set."""
-    return np.bitwise_count(mask).astype("int64") >> 3
+    marks = word ^ _DOTS
+    marks = (marks - _ONES) & ~marks & _HIGHS  # the high bit of the first point is set
+    place = np.bitwise_count((marks & (~marks + _U(1))) - _U(1)) >> 3  # bytes before it; 8: none
+    place = place.astype("int64")
+    count = size - (place < 8)
+    # What stands behind the point moves down over it; zeros fill the front.
+    joined = (word & _BEFORE[place]) | ((word & _BEHIND[place]) >> _U(8))
+    value, sure = _eight((joined << _SHIFT[count]) | _FILL[count])
+    return value, sure, count, np.where(place < 8, place, count)
 
 
 def _eight(word: Any) -> tuple[Any, Mask]:
     """Read eight ASCII digits, the first in the lowest byte; False where one is none."""
-    nibbles = word - _U(0x3030303030303030)
-    over = word + _U(0x4646464646464646)
-    sure = ((nibbles | over) & _U(0x8080808080808080)) == 0
+    nibbles = word - _ZEROS
+    sure = ((nibbles | (word + _OVER)) & _HIGHS) == 0
     pairs = (nibbles * _U(10)) + (nibbles >> _U(8))
-    low = (pairs & _U(0x000000FF000000FF)) * _U(0x000F424000000064)
-    high = ((pairs >> _U(16)) & _U(0x000000FF000000FF)) * _U(0x0000271000000001)
-    return ((low + high) >> _U(32)).astype("int64") & 0xFFFFFFFF, sure
+    low = (pairs & _PAIRS) * _U(0x000F424000000064)
+    high = ((pairs >> _U(16)) & _PAIRS) * _U(0x0000271000000001)
+    return ((low + high) >> _U(32)).astype("int64"), sure
 
 
 def codes(fields: Fields) -> tuple[Any, list[str]]:
@@ -224,28 +238,27 @@ def times(fields: Fields) -> tuple[Any, Mask]:
     """
     sizes = fields.ends - fields.starts
     whole = sizes == 19
-    sure = whole | (sizes == 10)
-    last = len(fields.data) - 1
-    digit: dict[int, Any] = {}
-    for at, char in enumerate("0000-00-00 00:00:00"):
-        byte = fields.data[np.minimum(fields.starts + at, last)]
-        needed = sure if at < 10 else whole
-        if char == "0":
-            digit[at] = np.where(needed, byte - np.uint8(48), 0).astype("int64")
-            fine = digit[at] < 10
-        else:
-            fine = (byte == ord(char)) | ((byte == 84) if char == " " else False)
-        sure = sure & (fine | ~needed)
-
-    def pair(at: int) -> Any:
-        return digit[at] * 10 + digit[at + 1]
-
-    year, month, day = pair(0) * 100 + pair(2), pair(5), pair(8)
-    hour, minute, second = pair(11), pair(14), pair(17)
+    head, tail = fields.words(sizes), fields.words(sizes, 8)  # YYYY-MM- and DD hh:mm
+    clock = np.where(whole, fields.words(sizes, 11), _MIDNIGHT)  # hh:mm:ss
+    date, sure = _eight(
+        (head & _U(0xFFFFFFFF)) | ((head >> _U(8)) & _U(0xFFFF << 32)) | (tail << _U(48))
+    )
+    seconds, fine = _eight(
+        (clock & _U(0xFFFF))
+        | ((clock >> _U(8)) & _U(0xFFFF << 16))
+        | ((clock >> _U(16)) & _U(0xFFFF << 32))
+        | _U(0x3030 << 48)
+    )
+    gap = (tail >> _U(16)) & _U(0xFF)
+    sure &= fine & (head & _DASHES_MASK == _DASHES) & (clock & _COLONS_MASK == _COLONS)
+    sure &= np.where(whole, (gap == 32) | (gap == 84), sizes == 10)
+    year, date = np.divmod(date, 10_000)
+    month, day = np.divmod(date, 100)
+    hour, seconds = np.divmod(seconds // 100, 10_000)
+    minute, second = np.divmod(seconds, 100)
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
     month = np.clip(month, 0, 13)
-    length = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31, 0])[month]
-    length = length + (leap & (month == 2))
+    length = _MONTHS[month] + (leap & (month == 2))
     sure &= (year >= 1) & (day >= 1) & (day <= length) & (hour < 24) & (minute < 60) & (second < 60)
     # Days since 1970 by counting years from March (Hinnant, chrono-compatible algorithms).
     y = year - (month <= 2)

@@ -182,10 +182,9 @@ class CsvSource:
 
     def _cut(self, data: bytes | list[bytes | None], cutter: Cutter) -> Iterator[RawBlock]:
         if isinstance(data, bytes):
-            if data.count(b"\n") > SMALL:
+            if data.count(b"\n", 0, 1 << 16) > SMALL or len(data) > 1 << 16:
                 from device_runtime.model.bulk import split
 
-                data = data.replace(b"\r\n", b"\n")
                 found = split(data, self.separator, len(self.names), self._places)
                 if found is not None:
                     for part, first_row in cutter.cut(len(next(iter(found.values())))):
