@@ -10,7 +10,13 @@ import re
 from pathlib import Path
 
 from device_runtime._version import __version__
-from device_runtime.errors import AdmissionError, FormatError, IncompatibleError, MachineError
+from device_runtime.errors import (
+    AdmissionError,
+    FormatError,
+    IncompatibleError,
+    MachineError,
+    ModelLoadError,
+)
 from device_runtime.format.manifest import Manifest
 from device_runtime.home import Home
 from device_runtime.model.graph import GraphFacts, admit, inspect_graph
