@@ -14,6 +14,7 @@ from typing import Any
 from device_runtime.errors import RunError
 from device_runtime.format.batch import Answers
 from device_runtime.format.schema import DTYPES, Schema
+from device_runtime.model.capi import Strings
 
 
 def width(schema: Schema) -> int:
@@ -112,15 +113,22 @@ def bulk(schema: Schema, n: int, scores: Any, label: Any) -> Answers:
 def _lookup(schema: Schema, label: Any) -> Any:
     import numpy as np
 
+    from device_runtime.model.bulk import Fields, codes
+
     index = label_index(schema)
-    if schema.output.label_dtype == "string":
-        strings = label if isinstance(label, list) else label.reshape(-1).tolist()
-        return np.fromiter((index.get(value, -1) for value in strings), "int16", len(strings))
-    values = np.asarray(label).reshape(-1)
-    found = np.full(len(values), -1, "int16")
-    for value, place in index.items():
-        found[values == value] = place
-    return found
+    if schema.output.label_dtype != "string":
+        values = np.asarray(label).reshape(-1)
+        found = np.full(len(values), -1, "int16")
+        for value, place in index.items():
+            found[values == value] = place
+        return found
+    if isinstance(label, Strings):
+        starts = np.frombuffer(label.starts, "int64")
+        fields = Fields(np.frombuffer(label.text, "uint8"), starts[:-1], starts[1:])
+    else:
+        fields = Fields.of(label.reshape(-1).tolist())
+    found, texts = codes(fields)
+    return np.array([index.get(text, -1) for text in texts], "int16")[found]
 
 
 def _check_sizes(schema: Schema, n: int, k: int, scores: Any, label: Any) -> None:
@@ -129,7 +137,7 @@ def _check_sizes(schema: Schema, n: int, k: int, scores: Any, label: Any) -> Non
             f"the model gave {len(scores)} scores for {n} rows; its schema names {k} a row"
         )
     if label is not None and schema.task != "labels":
-        size = len(label) if isinstance(label, (list, array)) else label.size
+        size = label.size if hasattr(label, "size") else len(label)
         if size != n:
             raise RunError(f"the model gave {size} labels for {n} rows")
 

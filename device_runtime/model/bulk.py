@@ -35,6 +35,7 @@ def _masks(parts: list[bytes]) -> Any:
 
 _ONES, _HIGHS, _ZEROS, _DOTS = (_bytes(bytes([n]) * 8) for n in (1, 0x80, 0x30, 0x2E))
 _OVER = _bytes(b"\x46" * 8)  # pushes everything above "9" into the high bit
+_MIX = _U(0x9E3779B97F4A7C15)  # the golden ratio in 64 bits: spreads every bit of a product
 _PAIRS = _U(0x000000FF000000FF)
 _MIDNIGHT, _COLONS = _bytes(b"00:00:00"), _bytes(b"\0\0:\0\0:")
 _COLONS_MASK, _DASHES_MASK = _bytes(b"\0\0\xff\0\0\xff"), _bytes(b"\0\0\0\0\xff\0\0\xff")
@@ -207,27 +208,32 @@ def _eight(word: Any) -> tuple[Any, Mask]:
 def codes(fields: Fields) -> tuple[Any, list[str]]:
     """Give each distinct text a number, in order of first appearance.
 
+    Texts of up to 64 bytes are told apart by a hash of their words; every row is then compared
+    with the first row of its hash, so that a collision only costs time.
+
     Returns:
         int64 codes per row, and the texts.
     """
     sizes = fields.ends - fields.starts
-    if sizes.max() > 8:
-        seen: dict[str, int] = {}
-        found = [seen.setdefault(text, len(seen)) for text in fields.text()]
-        return np.array(found, "int64"), list(seen)
-    words = fields.words(sizes)
-    distinct = np.unique(words)
-    return _by_appearance(np.searchsorted(distinct, words), distinct)
-
-
-def _by_appearance(found: Any, distinct: Any) -> tuple[Any, list[str]]:
+    words = [fields.words(sizes, at) for at in range(0, min(max(int(sizes.max()), 1), 64), 8)]
+    hashed = words[0] if len(words) == 1 else sizes.astype("uint64")
+    if len(words) > 1:
+        for word in words:
+            hashed = (hashed ^ word) * _MIX
+            hashed ^= hashed >> _U(32)
+    distinct = np.unique(hashed)
+    found = np.searchsorted(distinct, hashed)
     first = np.empty(len(distinct), "int64")
     first[found[::-1]] = np.arange(len(found) - 1, -1, -1)  # the last to write is the first row
+    alike = all((word == word[first[found]]).all() for word in words[1:])
+    if sizes.max() > 64 or not alike:
+        seen: dict[str, int] = {}
+        slow = [seen.setdefault(text, len(seen)) for text in fields.text()]
+        return np.array(slow, "int64"), list(seen)
     order = np.argsort(first)
     rank = np.empty(len(order), "int64")
     rank[order] = np.arange(len(order))
-    texts = [int(word).to_bytes(8, "little").rstrip(b"\0").decode() for word in distinct[order]]
-    return rank[found], texts
+    return rank[found], fields.text(first[order])
 
 
 def times(fields: Fields) -> tuple[Any, Mask]:

@@ -20,6 +20,7 @@ from typing import Any
 from device_runtime.errors import EdgepackError, ModelLoadError, RunError
 
 TESTED = 22  # highest version of the table that is asked for; newer libraries serve it too
+PADDING = 16  # zero bytes behind a text, so that its last words can be read whole
 LEAST = 15  # lowest version in which everything below exists
 
 _POINTER = ctypes.c_void_p
@@ -175,6 +176,29 @@ class Feed:
     keep: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class Strings:
+    """The strings of an output tensor.
+
+    Attributes:
+        text: UTF-8, one behind the other, and then `PADDING` zero bytes.
+        starts: Where each begins; one more for the end of the last.
+    """
+
+    text: bytearray
+    starts: array[int]
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def tolist(self) -> list[str]:
+        """Return Python strings."""
+        text, starts = self.text, self.starts
+        return [
+            text[starts[at] : starts[at + 1]].decode("utf-8", "replace") for at in range(len(self))
+        ]
+
+
 class Library:
     """The C library and its environment; one per session, the library itself is loaded once.
 
@@ -321,8 +345,7 @@ class Model:
             outputs: Names of the outputs that are wanted, in the order of the answer.
 
         Returns:
-            One (shape, values) per output; values are raw bytes as `bytearray`, or a list of
-            strings.
+            One (shape, values) per output; values are raw bytes as `bytearray`, or `Strings`.
 
         Raises:
             RunError: With onnxruntime's reason.
@@ -400,17 +423,21 @@ class Model:
             )
         return shape, data
 
-    def _strings(self, value: Any, count: int) -> list[str]:
+    def _strings(self, value: Any, count: int) -> Strings:
         size = ctypes.c_size_t()
         self._lib.call("GetStringTensorDataLength", value, ctypes.byref(size))
-        text = ctypes.create_string_buffer(size.value + 1)
+        text = bytearray(size.value + PADDING)
         starts = array("Q", bytes(8 * (count + 1)))
         self._lib.call(
-            "GetStringTensorContent", value, text, size.value, starts.buffer_info()[0], count
+            "GetStringTensorContent",
+            value,
+            ctypes.addressof(ctypes.c_char.from_buffer(text)),
+            size.value,
+            starts.buffer_info()[0],
+            count,
         )
         starts[count] = size.value
-        raw = text.raw
-        return [raw[starts[i] : starts[i + 1]].decode("utf-8", "replace") for i in range(count)]
+        return Strings(text, starts)
 
     def close(self) -> None:
         """Release everything, in the right order; harmless when repeated."""

@@ -15,7 +15,7 @@ from device_runtime.format.batch import SMALL, Answers, Batch
 from device_runtime.format.schema import DTYPES, Column, ModelInput, Schema
 from device_runtime.model import answers as reading
 from device_runtime.model import feeds
-from device_runtime.model.capi import Feed, Model, Port
+from device_runtime.model.capi import Feed, Model, Port, Strings
 
 Engine = Literal["capi", "python"]
 
@@ -178,8 +178,10 @@ class _CapiSession:
         if n <= SMALL:
             if scores is not None:
                 scores = array(DTYPES[output.scores_dtype][0], bytes(scores))
-            if isinstance(label, bytearray):
-                label = array(DTYPES[output.label_dtype][0], bytes(label))
+            if label is not None:
+                text = isinstance(label, Strings)
+                code = DTYPES[output.label_dtype][0]
+                label = label.tolist() if text else array(code, bytes(label))
             return reading.small(schema, n, scores, label)
         import numpy as np
 

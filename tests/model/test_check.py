@@ -191,6 +191,17 @@ def test_an_unseen_category_is_marked_and_still_answered(n):
     assert check.check(rows.from_rows([{"c": "a"}] * n, plan), plan).unseen is None
 
 
+def test_empty_and_long_texts_are_told_apart():
+    rule = Rule(Column("x", "input", "string", missing=True))
+    for strings in (
+        [""] * 40,
+        ["a" * 64 + c for c in "abab"] * 10,
+        ["x" * 8 + "y", "x" * 8, "x" * 9, "x" * 16, ""] * 8,
+        [f"{i % 7:0>30}" for i in range(40)],
+    ):
+        assert_same(rule, strings, text=True)
+
+
 @pytest.mark.parametrize("n", [2, 40])
 def test_tensors_of_a_fixed_shape_are_checked_value_by_value(n):
     plan = schema(Column("image", "input", "uint8", shape=(2, 2), high=200))
