@@ -23,13 +23,8 @@ from device_runtime.courier import (
 )
 from device_runtime.courier.acks import read_acks
 from device_runtime.courier.leave import offered
-from device_runtime.errors import (
-    EdgepackError,
-    FormatError,
-    InstallError,
-    StickFullError,
-    VerificationError,
-)
+from device_runtime.disk import machine_error
+from device_runtime.errors import EdgepackError, StickFullError
 from device_runtime.home import Home
 from device_runtime.journal.writer import Journal
 
@@ -129,6 +124,12 @@ class _Offer:
     notes: list[str] = field(default_factory=list)
     error: EdgepackError | None = None
 
+    def refuse(self, file: str, version: int, error: EdgepackError | OSError) -> None:
+        """Note a file that was refused; the visit goes on, so that the journal gets home."""
+        why = machine_error(error, f"installing {file}") if isinstance(error, OSError) else error
+        self.refused.append({"file": file, "version": version, **why.as_json()})
+        self.error = self.error or why
+
 
 def visit(
     home: Home,
@@ -201,10 +202,8 @@ def _offers(
             break
         try:
             found = install(path)
-        except (VerificationError, FormatError, InstallError) as error:
-            entry = {"file": path.name, "version": version, **error.as_json()}
-            offer.refused.append(entry)
-            offer.error = offer.error or error
+        except (EdgepackError, OSError) as error:
+            offer.refuse(path.name, version, error)
             continue
         if found.outcome == "installed":
             offer.installed = found
@@ -228,9 +227,8 @@ def _act_on(stick: Stick, file: str, downgrade: Callable[[bytes], bool], offer: 
     try:
         if data is not None and downgrade(data):
             offer.notes.append(f"{file}: went back as the base has signed")
-    except (VerificationError, FormatError, InstallError) as error:
-        offer.refused.append({"file": file, "version": 0, **error.as_json()})
-        offer.error = offer.error or error
+    except (EdgepackError, OSError) as error:
+        offer.refuse(file, 0, error)
 
 
 def _line(home: Home, acked: Acked, left: Left, offer: _Offer) -> str:
