@@ -112,6 +112,7 @@ class Generation:
         counted: Load marks that are already counted (so that no attempt counts twice).
         ack_generations: Base id → (number, random) of the highest base generation seen.
         acked: Hashes of sealed segments that a base holds safely.
+        acked_at_s: Hash → odometer when it was marked: pruned `keep_acked_days` later.
         events: (kind, data) of changes that the journal has not recorded yet. They are committed
             with the change that they tell of, and taken out once the journal has them durably.
     """
@@ -144,6 +145,7 @@ class Generation:
     counted: frozenset[str] = frozenset()
     ack_generations: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     acked: frozenset[str] = frozenset()
+    acked_at_s: Mapping[str, int] = field(default_factory=dict)
     events: tuple[tuple[str, Mapping[str, object]], ...] = ()
 
     def slot(self, digest: str | None) -> SlotRecord | None:
@@ -290,6 +292,7 @@ def _from_json(value: dict[str, Any], number: int, metadata: Mapping[str, bytes]
     given: dict[str, Any] = {
         item.name: value[item.name] for item in fields(Generation) if item.name not in _OWN
     }
+    given["acked_at_s"] = {str(k): int(at) for k, at in value["acked_at_s"].items()}
     for name in _SETS:
         given[name] = frozenset(given[name])
     given["ack_generations"] = {

@@ -15,7 +15,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from device_runtime.courier.acks import Acked, apply_acks, begin_epoch, epoch_of, with_epoch
+from device_runtime.courier.acks import (
+    Acked,
+    apply_acks,
+    begin_epoch,
+    epoch_of,
+    overdue,
+    with_epoch,
+)
 from device_runtime.courier.leave import Left, leave
 from device_runtime.courier.report import bundles_on, write_last_sync, write_report
 from device_runtime.courier.stick import Stick
@@ -38,15 +45,19 @@ __all__ = [
 
 
 def arrive(home: Home, journal: Journal, stick: Stick) -> Acked:
-    """Record the visit, apply the acks on the stick, make room with what they allow.
+    """Apply the acks on the stick, make room with what they allow, record the visit.
+
+    Acknowledged segments go when they are overdue (`keep_acked_days` of powered-on time), or when
+    room is needed.
 
     Raises:
         StickError: The stick was pulled or fails.
         JournalFullError: The policy is strict and nothing can be journaled any more.
     """
-    journal.append_event("sync", {"generation": home.generation().number})
     before = {info.hash: info for info in journal.sealed()}
     acked = apply_acks(home, journal, stick)
+    journal.prune(overdue(home))
+    journal.append_event("sync", {"generation": home.generation().number, "acks": acked.acks})
     journal.free_room()
     gone = set(before) - {info.hash for info in journal.sealed()}
     pruned = [before[item] for item in gone if item in home.generation().acked]

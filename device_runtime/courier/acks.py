@@ -69,7 +69,15 @@ def apply_acks(home: Home, journal: Journal, stick: Stick) -> Acked:
     marks &= held
     before = generation.acked
     if marks != before or seen != dict(generation.ack_generations):
-        home.commit(replace(generation, acked=frozenset(marks), ack_generations=seen))
+        now_s, since = home.odometer_s(), generation.acked_at_s
+        home.commit(
+            replace(
+                generation,
+                acked=frozenset(marks),
+                acked_at_s={item: since.get(item, now_s) for item in sorted(marks)},
+                ack_generations=seen,
+            )
+        )
         journal.mark_acked(marks)
     fork = contradicts(facts, journal, generation.epoch)
     if fork:
@@ -80,6 +88,15 @@ def apply_acks(home: Home, journal: Journal, stick: Stick) -> Acked:
         forgotten=len((before & held) - marks),
         new_epoch=fork,
         notes=tuple(notes),
+    )
+
+
+def overdue(home: Home) -> frozenset[str]:
+    """Return the segments that were acknowledged `keep_acked_days` of powered-on time ago."""
+    generation = home.generation()
+    limit_s = home.odometer_s() - generation.policy.keep_acked_days * 86_400
+    return frozenset(
+        item for item in generation.acked if generation.acked_at_s.get(item, 0) <= limit_s
     )
 
 

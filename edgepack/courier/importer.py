@@ -24,7 +24,7 @@ from device_runtime.errors import (
     UnsupportedVersionError,
 )
 from device_runtime.format.receipt import is_id
-from device_runtime.format.segment import SALVAGE, Header, Hole
+from device_runtime.format.segment import Header, Hole
 from device_runtime.format.stick import PackedSegment, PackIndex
 from edgepack.courier.forks import find_forks
 from edgepack.courier.parse import Parsed, digests, parse
@@ -274,7 +274,7 @@ class Importer:
             boot=header.boot_id,
             created_wall=header.wall_ns,
             bytes=parsed.size,
-            salvage=header.kind == SALVAGE,
+            salvage=header.reason == "crash",
             rows=count(fresh),
             serial=self.registry.next_serial(),
             imported=now,

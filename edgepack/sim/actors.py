@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from device_runtime.clock import FixedClock
 from device_runtime.courier import begin_epoch, epoch_of
@@ -240,7 +240,7 @@ class SimRing:
         """Bring the offline recovery key."""
         self.secrets[self.recovery[1].id] = self.recovery[0]
 
-    def policy(self, *, quota_bytes: int, segment_bytes: int) -> Policy:
+    def policy(self, *, quota_bytes: int, segment_bytes: int, **more: Any) -> Policy:
         """Return what devices of this base go by."""
         public = self.base.public
         return Policy(
@@ -251,6 +251,7 @@ class SimRing:
             quota_bytes=quota_bytes,
             reserve_bytes=64 << 10,
             segment_bytes=segment_bytes,
+            **more,
         )
 
 
