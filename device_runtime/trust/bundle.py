@@ -166,7 +166,7 @@ def verify(
         root = quorum.read_document(new.root, "the root", "root")
         signers = _signers(top, root.signed, policy)  # 6
         facts = quorum.facts_of(root)
-        check_order(document, targets, trusted, root.signed, policy, facts.revoked_digests)  # 7
+        check_order(document, targets, trusted, root.signed, policy, facts)  # 7
         check_device(targets, policy)  # 8
         check_listing(source.index, targets, roots)  # 9
         manifest, schema, carried = _documents(source, targets, policy)  # 10

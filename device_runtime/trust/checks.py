@@ -28,15 +28,17 @@ def check_order(
     trusted: Trusted,
     root: Mapping[str, object],
     policy: Policy,
-    revoked: frozenset[str],
+    facts: quorum.RootFacts,
 ) -> None:
     """Compare with the trusted targets and the list of revocations.
 
     Raises:
         RevokedError, RollbackError, ForkError: As said.
     """
-    if document.digest in revoked | targets.revoked_digests:
+    if document.digest in facts.revoked_digests | targets.revoked_digests:
         raise RevokedError(f"{targets.name} {targets.version} was revoked by its base")
+    if facts.revoked_keys & set(document.signatures):
+        raise RevokedError(f"{targets.name} {targets.version} is signed by a revoked key")
     if trusted.targets is None:
         return
     before = quorum.read_document(trusted.targets, "the trusted targets.json", "targets")

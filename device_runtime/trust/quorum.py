@@ -170,6 +170,11 @@ def signers(
             raise ThresholdError(f"{what} has {count} of {threshold} signatures that it needs")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise VerificationError(f"the root has no usable keys for {role}: {error!r}") from None
+    except ImportError:
+        raise ThresholdError(
+            f"{what} cannot be verified: this machine's cryptography has no ML-DSA",
+            next="install the pinned wheels of edgepack-device",
+        ) from None
     missing = [family for family in families if family not in found]
     if missing:
         raise ThresholdError(f"{what} lacks a signature of family {' and '.join(missing)}")
