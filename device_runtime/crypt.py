@@ -141,6 +141,8 @@ class Aead:
 
     def __init__(self, key: bytes) -> None:
         self._gcm = AESGCM(key)
+        self.encrypt = self._gcm.encrypt  # (nonce, data, aad): the journal's innermost loop
+        self.encrypt_into = self._gcm.encrypt_into  # (nonce, data, aad, buffer)
 
     def seal(self, counter: int, data: bytes | bytearray | memoryview, aad: bytes) -> bytes:
         """Encrypt; `counter` must never repeat under one key. Result is 16 bytes longer."""

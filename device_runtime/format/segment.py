@@ -39,6 +39,8 @@ class Lane(IntEnum):
     PRIORITY = 0
     BULK = 1
 
+    __hash__ = int.__hash__  # the one of Enum runs Python code, once or more per append
+
 
 class RecordId(NamedTuple):
     """The name of one record in the whole world.

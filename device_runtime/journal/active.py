@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import zlib
+import struct
 from collections.abc import Sequence
+from zlib import crc32
 
 from device_runtime.crypt import Aead, Identity, RecipientKey
 from device_runtime.disk import Handle, write_all
@@ -21,7 +22,8 @@ from device_runtime.format.segment import (
 from device_runtime.journal.seal import TAG, new_key, note_mark
 from device_runtime.journal.shelf import Shelf
 
-_PACK = FRAME.pack
+_PACK = struct.Struct("<HBBIIII").pack  # a frame's header without its CRC
+_LARGE = 4096
 
 
 class Active:
@@ -46,6 +48,8 @@ class Active:
         self.broken = False
         self.marks: dict[str, Mark] = {}
         self._hash, self._handle = hash, handle
+        self._encrypt, self._write = aead.encrypt, handle.write
+        self._scratch = bytearray()
         self._counter = 0
         self._listed = False
 
@@ -96,18 +100,22 @@ class Active:
         self._counter = counter + 1
         length = len(mark) + len(content) + TAG
         flags = CLEAR if clear else MARKED if mark else 0
-        head = _PACK(0, MARKER, type, flags, length, counter, self.offset, count)[4:]
-        if flags == 0:
-            body = self.aead.seal(counter, content, self._hash + head)
-        elif clear:
-            body = content + self.aead.seal(counter, b"", self._hash + head + content)
+        head = _PACK(MARKER, type, flags, length, counter, self.offset, count)
+        data: bytes | memoryview
+        if length > _LARGE:
+            data = self._large(head, content, mark, counter)
         else:
-            body = mark + self.aead.seal(counter, content, self._hash + head + mark)
-        crc = zlib.crc32(body, zlib.crc32(head))
-        data = crc.to_bytes(4, "little") + head + body
+            nonce = counter.to_bytes(12, "little")
+            if flags == 0:
+                data = head + self._encrypt(nonce, content, self._hash + head)
+            elif clear:
+                data = head + content + self._encrypt(nonce, b"", self._hash + head + content)
+            else:
+                data = head + mark + self._encrypt(nonce, content, self._hash + head + mark)
+            data = crc32(data).to_bytes(4, "little") + data
         size = len(data)
         try:
-            written = self._handle.write(data)
+            written = self._write(data)
         except OSError:
             self._undo()
             raise
@@ -119,6 +127,20 @@ class Active:
         self.size += size
         self.offset += count
         return size
+
+    def _large(self, head: bytes, content: bytes, mark: bytes, counter: int) -> memoryview:
+        """Return a whole frame, encrypted in place: every copy of a large block costs."""
+        size = FRAME.size + len(mark) + len(content) + TAG
+        if size > len(self._scratch):
+            self._scratch = bytearray(size)
+        frame = memoryview(self._scratch)[:size]
+        frame[4 : FRAME.size] = head
+        start = FRAME.size + len(mark)
+        frame[FRAME.size : start] = mark
+        nonce = counter.to_bytes(12, "little")
+        self.aead.encrypt_into(nonce, content, self._hash + head + mark, frame[start:])
+        frame[:4] = crc32(frame[4:]).to_bytes(4, "little")
+        return frame
 
     def _undo(self) -> None:
         try:

@@ -82,6 +82,7 @@ class Marked:
 
 
 _NOT_KEPT = Appended(-1, "", kept=False)
+_APPENDED = tuple.__new__  # three times as fast as calling the class
 
 
 class Journal:
@@ -128,6 +129,7 @@ class Journal:
         self._attention = False
         self._segment_bytes = policy.segment_bytes
         self._limit = policy.quota_bytes - policy.reserve_bytes
+        self._sketch_only = policy.log_mode == "sketch"
         self._each = policy.durability == "each"
         self._group_ns = policy.group_ms * 1_000_000 if policy.durability == "group" else 1 << 62
 
@@ -177,7 +179,7 @@ class Journal:
             JournalFullError: No room is left, and the policy is strict.
             JournalError: The disk fails, and the policy is strict.
         """
-        if self._policy.log_mode == "sketch":
+        if self._sketch_only:
             return _NOT_KEPT
         monotonic = self._clock.monotonic_ns()
         content = self._encoder.encode(rows, monotonic, self._clock.wall_ns())
@@ -265,7 +267,6 @@ class Journal:
                 active = self._again(active, error)
                 size = active.append(type, content, count, mark=mark)
             self._shelf.used += size
-            self._shelf.sizes[active.name] = active.size
             if self._each:
                 self._sync_one(lane, active)
         except (OSError, JournalError) as error:
@@ -275,7 +276,9 @@ class Journal:
             self._attention = True
             self._unjournaled += count
             return _NOT_KEPT
-        return Appended(active.next - count, active.prefix)
+        return _APPENDED(
+            Appended, (active.header.first + active.offset - count, active.prefix, True)
+        )
 
     def _ready(self, lane: Lane, need: int, type: int, *, roll: bool) -> Active:
         """Return a segment that can take a frame: recover, seal, free room, declare what is due."""
@@ -447,6 +450,7 @@ class Journal:
         active = self._active.get(lane)
         if active is None:
             return
+        self._shelf.sizes[active.name] = active.size
         if active.offset == 0 and not active.broken:
             self._leave(lane, active)
             self._shelf.drop(active.name)
@@ -494,6 +498,8 @@ class Journal:
 
     def _leave(self, lane: Lane, active: Active) -> None:
         active.close()
+        if active.name in self._shelf.sizes:
+            self._shelf.sizes[active.name] = active.size
         if self._active.get(lane) is active:
             del self._active[lane]
             self._next[lane] = active.next
@@ -649,13 +655,13 @@ class Journal:
         active = active or self._start(Lane.PRIORITY)
         size = active.append(HOLE, content, 1, clear=True)
         self._shelf.used += size
-        self._shelf.sizes[active.name] = active.size
         active.sync(self._shelf)
 
     def usage(self) -> Usage:
         """Return where the quota stands."""
         shelf, policy = self._shelf, self._policy
         infos = self.sealed()
+        shelf.sizes |= {active.name: active.size for active in self._active.values()}
         return Usage(
             quota=policy.quota_bytes,
             used=shelf.used,

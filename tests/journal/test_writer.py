@@ -322,14 +322,14 @@ def test_no_nonce_is_used_twice_even_after_a_short_write():
     journal = world.open()
     journal.append_rows(jw.rows(0), BULK)
     seen = set()
-    real = journal._active[BULK].aead.seal
+    real = journal._active[BULK]._encrypt
 
-    def watched(counter, data, aad):
-        assert counter not in seen
-        seen.add(counter)
-        return real(counter, data, aad)
+    def watched(nonce, data, aad):
+        assert nonce not in seen
+        seen.add(nonce)
+        return real(nonce, data, aad)
 
-    journal._active[BULK].aead.seal = watched  # type: ignore[method-assign]
+    journal._active[BULK]._encrypt = watched
     for start in range(1, 20):
         if start % 4 == 0:
             world.disk.fail_at(1, errno.ENOSPC, kinds=["write"])

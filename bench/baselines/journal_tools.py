@@ -1,0 +1,99 @@
+"""What the journal is measured against: raw writes, SQLite, the best Parquet + zstd, DuckDB."""
+
+from __future__ import annotations
+
+import io
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+class RawFile:
+    """One `write` of given bytes into an append-only file."""
+
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def write(self, data: bytes) -> None:
+        os.write(self.fd, data)
+
+    def sync(self) -> None:
+        os.fdatasync(self.fd)
+
+
+class SqliteFile:
+    """One blob per row, one transaction each; WAL, synchronous=NORMAL: no fsync per commit."""
+
+    def __init__(self, path: Path) -> None:
+        self.db = sqlite3.connect(path, isolation_level=None)
+        self.db.execute("PRAGMA journal_mode=WAL")
+        self.db.execute("PRAGMA synchronous=NORMAL")
+        self.db.execute("CREATE TABLE log (id INTEGER PRIMARY KEY, row BLOB)")
+
+    def insert(self, data: bytes) -> None:
+        self.db.execute("INSERT INTO log (row) VALUES (?)", (data,))
+
+
+def parquet_choices(table: pa.Table) -> list[dict[str, Any]]:
+    """Settings that a patient person would try."""
+    floats = [f.name for f in table.schema if pa.types.is_floating(f.type)]
+    noisy = [name for name in floats if len(set(table[name].slice(0, 4096).to_pylist())) > 2048]
+    steps = [
+        f.name for f in table.schema if pa.types.is_int64(f.type) or pa.types.is_timestamp(f.type)
+    ]
+    calm = [f.name for f in table.schema if f.name not in {*noisy, *steps}]
+    encodings = dict.fromkeys(steps, "DELTA_BINARY_PACKED") | dict.fromkeys(
+        noisy, "BYTE_STREAM_SPLIT"
+    )
+    return [
+        {},
+        {"use_dictionary": [f.name for f in table.schema if f.name not in floats]}
+        | {"use_byte_stream_split": floats},
+        {"use_dictionary": calm, "column_encoding": encodings},
+    ]
+
+
+def best_parquet(table: pa.Table) -> tuple[int, float, dict[str, Any]]:
+    """Return (bytes, seconds of that writer, its settings) of the smallest file."""
+    best: tuple[int, float, dict[str, Any]] | None = None
+    for choice in parquet_choices(table):
+        for level in (3, 9, 19, 22):
+            settings = {**choice, "compression": "zstd", "compression_level": level}
+            size, seconds = write_parquet(table, settings)
+            if best is None or size < best[0]:
+                best = (size, seconds, settings)
+    assert best is not None
+    return best
+
+
+def write_parquet(table: pa.Table, settings: dict[str, Any]) -> tuple[int, float]:
+    """Write once to memory; return (bytes, seconds)."""
+    sink = io.BytesIO()
+    start = time.perf_counter()
+    pq.write_table(table, sink, row_group_size=1 << 20, **settings)
+    return len(sink.getvalue()), time.perf_counter() - start
+
+
+def write_ndjson(table: pa.Table, path: Path) -> None:
+    """The same rows, one JSON object a line."""
+    table.to_pandas().to_json(path, orient="records", lines=True)
+
+
+def read_ndjson(path: Path) -> pa.Table:
+    """DuckDB, all cores, to Arrow."""
+    import duckdb
+
+    found = duckdb.sql(f"SELECT * FROM read_ndjson('{path}')").to_arrow_table()
+    assert isinstance(found, pa.Table)
+    return found
+
+
+def spread(seconds: list[float]) -> float:
+    """Median."""
+    return float(np.median(seconds))

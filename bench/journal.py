@@ -1,0 +1,338 @@
+"""The journal against raw writes, SQLite, Parquet and DuckDB, on real flights."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench.baselines import journal_tools as plain
+from device_runtime.clock import SystemClock
+from device_runtime.crypt import Identity, generate_recipient
+from device_runtime.disk import RealDisk
+from device_runtime.format.batch import Answers, Batch, Text
+from device_runtime.format.schema import Column, ModelOutput, Schema
+from device_runtime.format.segment import Epoch, Lane, Rows
+from device_runtime.journal.reader import RowBlock, open_segment
+from device_runtime.journal.writer import Journal
+from device_runtime.policy import Policy
+
+FLIGHTS = Path(__file__).parent.parent / "bundles" / "flight-delays" / "data" / "flights.parquet"
+OUTPUTS = ("late", "arr_delay")
+ROWS = 131_072
+BATCH = 1024
+_DTYPES = {"float": "float32", "timestamp[us]": "timestamp", "large_string": "string"}
+
+
+class Flights:
+    """Real rows with a real model's scores, in the form in which a device has them."""
+
+    def __init__(self, rows: int = ROWS) -> None:
+        table = pq.read_table(FLIGHTS).slice(0, rows)
+        truth = table["late"].to_numpy(zero_copy_only=False)
+        self.table = table.drop_columns(list(OUTPUTS))
+        self.n = rows
+        self.columns: dict[str, Any] = {}
+        specs = []
+        for field in self.table.schema:
+            dtype = _DTYPES.get(str(field.type), str(field.type))
+            values = self.table[field.name].combine_chunks()
+            if dtype == "string":
+                coded = values.dictionary_encode()
+                codes = coded.indices.to_numpy().astype(np.uint32)
+                self.columns[field.name] = Text(codes, tuple(coded.dictionary.to_pylist()))
+            else:
+                raw = values.to_numpy(zero_copy_only=False)
+                raw = (
+                    raw.astype("datetime64[us]").astype(np.int64) if raw.dtype.kind == "M" else raw
+                )
+                self.columns[field.name] = np.ascontiguousarray(raw)
+            role: Any = "time" if dtype == "timestamp" else "input"
+            specs.append(Column(field.name, role, dtype, missing=True))
+        self.schema = Schema("binary", tuple(specs), (), ModelOutput(("on time", "late"), "p"))
+        self.scores = self._scores(truth)
+        self.labels = (self.scores[:, 1] >= 0.5).astype(np.int16)
+
+    def features(self) -> Any:
+        parts = [
+            data.codes.astype(np.float32) if isinstance(data, Text) else data.astype(np.float32)
+            for name, data in self.columns.items()
+            if name != "scheduled"
+        ]
+        return np.stack(parts, axis=1)
+
+    def _scores(self, truth: Any) -> Any:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+
+        model = HistGradientBoostingClassifier(max_iter=60, early_stopping=False, random_state=0)
+        features = self.features()
+        model.fit(features[: self.n // 2], truth[: self.n // 2])
+        second = model.predict_proba(features)[:, 1].astype(np.float32)
+        return np.stack([np.float32(1) - second, second], axis=1)
+
+    def rows(self, start: int, n: int, latency_us: int = 900) -> Rows:
+        """Rows as numpy slices, as the reader of a large request gives them."""
+        part = slice(start, start + n)
+        columns = {
+            name: Text(data.codes[part], data.values) if isinstance(data, Text) else data[part]
+            for name, data in self.columns.items()
+        }
+        answers = Answers(n, self.labels[part], self.scores[part], 2)
+        flags = np.zeros(n, np.uint16)
+        return Rows(Batch(n, columns, start), answers, flags, None, latency_us)
+
+    def small(self, start: int) -> Rows:
+        """One row as arrays, as the reader of a small request gives it."""
+        columns: dict[str, Any] = {}
+        for name, data in self.columns.items():
+            if isinstance(data, Text):
+                columns[name] = Text.of([data.values[data.codes[start]]])
+            else:
+                code = {"float32": "f", "int64": "q", "int16": "h", "int8": "b"}[data.dtype.name]
+                columns[name] = array(code, data[start : start + 1].tobytes())
+        scores = array("f", self.scores[start].tobytes())
+        answers = Answers(1, array("h", [int(self.labels[start])]), scores, 2)
+        return Rows(Batch(1, columns, start), answers, array("H", [0]), None, 30)
+
+
+SECRET, RECIPIENT = generate_recipient()
+_, RECOVERY = generate_recipient()
+IDENTITY = Identity.generate()
+
+
+def new_journal(folder: Path, flights: Flights, **changes: Any) -> Journal:
+    """A journal with two recipients, as a kit makes it."""
+    settings: dict[str, Any] = {"recipients": (RECIPIENT.raw.hex(), RECOVERY.raw.hex())}
+    journal = Journal.open(
+        folder,
+        disk=RealDisk(),
+        clock=SystemClock(),
+        identity=IDENTITY,
+        policy=Policy("bench", **(settings | changes)),
+        epoch=Epoch("ab" * 8),
+    )
+    journal.use("flight-delays", flights.schema, 1, "cd" * 32)
+    return journal
+
+
+def timed(call: Callable[[], object]) -> float:
+    start = time.perf_counter_ns()
+    call()
+    return (time.perf_counter_ns() - start) / 1e3
+
+
+def interleaved(n: int, *calls: Callable[[int], Callable[[], object]]) -> list[float]:
+    """Median microseconds of each call, taken in turns; each maker gets the round's number."""
+    times: list[list[float]] = [[] for _ in calls]
+    for index in range(n):
+        for found, maker in zip(times, calls, strict=True):
+            found.append(timed(maker(index)))
+    return [plain.spread(found[n // 10 :]) for found in times]
+
+
+def frame_size(journal: Journal, rows: Rows) -> int:
+    """Bytes that one append writes."""
+    before = journal.usage().open_bytes
+    journal.append_rows(rows, Lane.BULK)
+    return journal.usage().open_bytes - before
+
+
+def run(record: Callable[..., None]) -> None:
+    """Measure everything that issue and docs promise of the journal."""
+    flights = Flights()
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+        folder = Path(name)
+        appends(record, flights, folder)
+        beside_a_model(record, flights, folder)
+        sealed_bytes(record, flights, folder)
+
+
+def appends(record: Callable[..., None], flights: Flights, folder: Path) -> None:
+    journal = new_journal(folder / "one", flights)
+    small = [flights.small(index) for index in range(512)]
+    journal.append_rows(small[0], Lane.BULK)
+    data = bytes(frame_size(journal, small[1]))
+    raw, sqlite = plain.RawFile(folder / "raw1"), plain.SqliteFile(folder / "log.sqlite")
+    n = 8000
+    ours, write, insert = interleaved(
+        n,
+        lambda i: lambda: journal.append_rows(small[i % 512], Lane.BULK),
+        lambda _: lambda: raw.write(data),
+        lambda _: lambda: sqlite.insert(data),
+    )
+    record("journal.append1", ours / write, "x raw", ours=ours, baseline=write, limit=4.5, n=n)
+    record(
+        "journal.append1_vs_sqlite", ours / insert, "x", ours=ours, baseline=insert, limit=0.35, n=n
+    )
+    journal.close()
+
+    batches = [flights.rows(start, BATCH) for start in range(0, 64 * BATCH, BATCH)]
+    for durability, limit in (("group", 1.35), ("os", None)):
+        journal = new_journal(folder / f"batch-{durability}", flights, durability=durability)
+        journal.append_rows(batches[0], Lane.BULK)
+        data = bytes(frame_size(journal, batches[1]))
+        raw = plain.RawFile(folder / f"raw-{durability}")
+        n = 60
+        ours, write = interleaved(
+            n,
+            lambda i: lambda: journal.append_rows(batches[i % 64], Lane.BULK),  # noqa: B023
+            lambda _: lambda: raw.write(data),  # noqa: B023
+        )
+        suffix = "" if limit else "_os"
+        name = f"journal.append_batch{suffix}"
+        record(name, ours / write, "x raw", ours=ours, baseline=write, limit=limit, n=n)
+
+    journal = new_journal(folder / "each", flights, durability="each")
+    journal.append_rows(small[0], Lane.BULK)
+    data = bytes(frame_size(journal, small[1]))
+    raw = plain.RawFile(folder / "raw-each")
+
+    def synced() -> None:
+        raw.write(data)
+        raw.sync()
+
+    n = 150
+    ours, write = interleaved(
+        n,
+        lambda i: lambda: journal.append_rows(small[i % 512], Lane.BULK),
+        lambda _: synced,
+    )
+    record("journal.each", ours / write, "x raw", ours=ours, baseline=write, limit=1.05, n=n)
+
+
+def beside_a_model(record: Callable[..., None], flights: Flights, folder: Path) -> None:
+    """RandomForest by onnxruntime, with and without the journal."""
+    import onnxruntime
+    from skl2onnx import to_onnx
+    from sklearn.ensemble import RandomForestClassifier
+
+    features = flights.features()
+    features = np.nan_to_num(features)
+    forest = RandomForestClassifier(n_estimators=100, max_depth=12, random_state=0, n_jobs=2)
+    forest.fit(features[:20_000], flights.labels[:20_000] | (features[:20_000, 3] > 5))
+    model = to_onnx(forest, features[:1], options={"zipmap": False}).SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    tensor = session.get_inputs()[0].name
+    journal = new_journal(folder / "model", flights)
+    for size, limit, n in ((1, 1.7, 4000), (BATCH, 1.08, 60)):
+        if size == 1:
+            work = [(features[i : i + 1], flights.small(i)) for i in range(256)]
+        else:
+            starts = range(0, 64 * size, size)
+            work = [(features[i : i + size], flights.rows(i, size)) for i in starts]
+
+        def alone(index: int, work: Any = work) -> Callable[[], object]:
+            given = {tensor: work[index % len(work)][0]}
+            return lambda: session.run(None, given)
+
+        def journaled(index: int, work: Any = work) -> Callable[[], object]:
+            values, rows = work[index % len(work)]
+            given = {tensor: values}
+
+            def both() -> None:
+                session.run(None, given)
+                journal.append_rows(rows, Lane.BULK)
+
+            return both
+
+        base, ours = interleaved(n, alone, journaled)
+        record(
+            f"journal.run{size}", ours / base, "x run", ours=ours, baseline=base, limit=limit, n=n
+        )
+    journal.close()
+
+
+def sealed_bytes(record: Callable[..., None], flights: Flights, folder: Path) -> None:
+    """Size, speed of sealing and of reading back, rows journaled in batches."""
+    journal = new_journal(folder / "seal", flights, durability="os", segment_bytes=1 << 30)
+    rng = np.random.default_rng(0)
+    for start in range(0, flights.n, BATCH):
+        journal.append_rows(flights.rows(start, BATCH, int(rng.integers(800, 1200))), Lane.BULK)
+    seconds = timed(lambda: journal.seal("sync")) / 1e6
+    (info,) = [info for info in journal.sealed() if info.lane == Lane.BULK]
+    data = journal.read(info)
+    assert data is not None
+    table = to_arrow(data)
+    size, parquet_seconds, settings = plain.best_parquet(table)
+    ours, theirs = len(data) / flights.n, size / flights.n
+    print(f"   best Parquet: {settings}")
+    record(
+        "journal.bytes_per_row", ours / theirs, "x parquet", ours=ours, baseline=theirs, limit=0.7
+    )
+    again = [plain.write_parquet(table, settings)[1] for _ in range(3)]
+    parquet_seconds = min(again)
+    record(
+        "journal.seal",
+        parquet_seconds / seconds,
+        "x speed",
+        ours=flights.n / seconds,
+        baseline=flights.n / parquet_seconds,
+        limit=0.8,
+        better="higher",
+    )
+    lines = folder / "rows.ndjson"
+    plain.write_ndjson(table, lines)
+    mine, duck = interleaved(
+        7, lambda _: lambda: to_arrow(data), lambda _: lambda: plain.read_ndjson(lines)
+    )
+    record(
+        "journal.read",
+        duck / mine,
+        "x speed",
+        ours=flights.n / mine * 1e6,
+        baseline=flights.n / duck * 1e6,
+        limit=3.0,
+        better="higher",
+        n=7,
+    )
+    one = new_journal(folder / "singly", flights, durability="os", segment_bytes=1 << 30)
+    for start in range(16_384):
+        one.append_rows(flights.small(start), Lane.BULK)
+    one.seal("sync")
+    record("journal.bytes_per_row_singly", one.sealed()[0].bytes / 16_384, "B")
+
+
+def to_arrow(data: bytes) -> pa.Table:
+    """Verify, decrypt and decode a segment into an Arrow table with ids and clocks."""
+    reader = open_segment(data, secrets={RECIPIENT.id: SECRET}, device=IDENTITY.public)
+    header = reader.header
+    tables = []
+    for block in reader.records():
+        assert isinstance(block, RowBlock)
+        columns: dict[str, Any] = {
+            name: one_value(text, block.n)
+            for name, text in (
+                ("device", header.device),
+                ("epoch", header.epoch),
+                ("uid", header.uid),
+                ("boot", header.boot_id),
+            )
+        }
+        for name, values in block.columns.items():
+            if isinstance(values, Text):
+                columns[name] = dictionary(values)
+            elif values.ndim == 2:
+                for index in range(values.shape[1]):
+                    columns[f"{name}_{index}"] = pa.array(values[:, index])
+            else:
+                columns[name] = pa.array(values)
+        tables.append(pa.table(columns))
+    return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
+
+
+def one_value(text: str, n: int) -> Any:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([text]))
+
+
+def dictionary(text: Text) -> Any:
+    codes = pa.array(text.codes.view(np.int32), mask=text.codes == 0xFFFFFFFF)
+    return pa.DictionaryArray.from_arrays(codes, pa.array(text.values, pa.string()))
