@@ -115,6 +115,10 @@ class Disk(Protocol):
         """Return `file`, `dir`, `link`, `other`, or an empty string when nothing is there."""
         ...
 
+    def identity(self, path: Path) -> str:
+        """Return what tells this folder from any other, also one that was mounted over it."""
+        ...
+
     def drop_cache(self, path: Path) -> bool:
         """Drop a synced file from the page cache; whether the next read comes from the medium."""
         ...
@@ -228,8 +232,10 @@ class RealDisk:
             os.close(fd)
 
     def free_bytes(self, path: Path) -> int:
-        """Return the room left for this process."""
+        """Return the room left for this process; plenty where the file system does not say."""
         stat = os.statvfs(path)
+        if stat.f_blocks == 0:  # some FUSE: it will say so when it is full
+            return 1 << 60
         return stat.f_bavail * stat.f_frsize
 
     def kind(self, path: Path) -> str:
@@ -242,6 +248,14 @@ class RealDisk:
             if test(mode):
                 return name
         return "other"
+
+    def identity(self, path: Path) -> str:
+        """Return device and inode; empty when nothing is there."""
+        try:
+            stat = os.lstat(path)
+        except FileNotFoundError:
+            return ""
+        return f"{stat.st_dev}:{stat.st_ino}"
 
     def drop_cache(self, path: Path) -> bool:
         """Drop clean pages, then ask the kernel whether any stayed (tmpfs keeps them all)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -49,6 +50,7 @@ class Stick:
         self.root = root
         self.disk = disk
         self._release = release
+        self._identity = disk.identity(root)
         self._written: dict[Path, tuple[int, bytes]] = {}
         self._dropped = True
 
@@ -131,6 +133,7 @@ class Stick:
         needed = len(data) if isinstance(data, bytes) else size or 0
         target = self.root.joinpath(*_parts(relative))
         with _translated(f"writing {relative}"):
+            self._still_there()
             self._make_folder(target.parent)
             part = target.with_name(target.name + PART)
             self._clear(part)
@@ -141,6 +144,7 @@ class Stick:
                 self._clear(target)  # a folder or link in the place of our file
             self.disk.rename(part, target)
             self.disk.fsync_dir(target.parent)
+            self._still_there()
         self._written[target] = (length, digest)
         return target
 
@@ -194,6 +198,7 @@ class Stick:
             StickUnreliableError: A file of this trip is not what was written.
         """
         with _translated("syncing the stick"):
+            self._still_there()
             self.disk.sync_all(self.root)
             for path, expected in self._written.items():
                 self._dropped &= self.disk.drop_cache(path)
@@ -273,6 +278,11 @@ class Stick:
         with _translated(f"reading {relative}"):
             self.disk.drop_cache(target)
             return self.disk.size(target) == size and self._hash(target) == (size, digest)
+
+    def _still_there(self) -> None:
+        """Refuse to go on where the stick was: a folder of this machine, once it is unmounted."""
+        if self.disk.identity(self.root) != self._identity:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
     # --- inside ------------------------------------------------------------------------------
 

@@ -381,6 +381,11 @@ class SimDisk:
         """Return the room left."""
         return self.room()
 
+    def identity(self, path: Path) -> str:
+        """Return a name of the folder itself."""
+        node = self._node(path)
+        return "" if node is None else str(id(node))
+
     def drop_cache(self, path: Path) -> bool:
         """Let the next read come from the medium."""
         file = self._file(path)
