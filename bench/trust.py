@@ -1,7 +1,6 @@
-"""Trust: what verifying and installing cost beside one hash pass, and what signing adds to a file.
+"""Trust: what verifying costs beside one hash pass, and what signing adds to a file.
 
 `verify.bundle_100mb`   verify + hash of a signed 100 MB bundle ÷ one SHA-256 pass over the file
-`install.bundle_100mb`  verify + copy + sync + commit ÷ copy + fsync of the same file
 `verify.small_ms`       a whole small bundle, after imports
 `load.small_ms`         a whole small slot at start, after imports
 `bundle.size_tree`      signed bundle of a 100-tree forest on digits ÷ its ONNX by skl2onnx
@@ -20,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # the small world of the tests signs real bundles
@@ -72,39 +70,6 @@ def _speed(record: Callable[..., None], folder: Path) -> None:
         load_slot(trustsim.DISK, slot, root_sha256=pin, digest=digest, policy=device.policy)
 
     record("load.small_ms", _median(load, 50) * 1e3, "ms", limit=5.0, n=50)
-    _install(record, folder, base, device, big)
-
-
-def _install(record: Callable[..., None], folder: Path, base: Any, device: Any, big: Path) -> None:
-    """The whole transaction but the self-test, whose time is the model's own."""
-    from types import SimpleNamespace
-
-    from device_runtime.home import create_home
-    from device_runtime.slots.install import Steps, install
-    from support import trustsim
-
-    kit = SimpleNamespace(
-        kit_id="0" * 32,
-        device_name="bench",
-        device_class="field",
-        bundle_name="pump",
-        floor=device.trusted.floor,
-        roots={1: device.trusted.root},
-        policy=device.policy,
-    )
-    steps = Steps(admit=lambda *_: None, test=lambda *_: None)
-    homes = [
-        create_home(folder / f"home{i}", kit, disk=trustsim.DISK, clock=base.clock)
-        for i in range(ROUNDS)
-    ]
-    waiting = iter(homes)
-    _compare(
-        record,
-        "install.bundle_100mb",
-        lambda: install(next(waiting), big, steps=steps),
-        lambda: _copy(big, folder / "copy"),
-        1.3,
-    )
 
 
 def _size_tree(record: Callable[..., None], folder: Path) -> None:
@@ -155,14 +120,6 @@ def _hash(file: Path) -> None:
     with file.open("rb", buffering=0) as handle:
         while piece := handle.read(CHUNK):
             digest.update(piece)
-
-
-def _copy(file: Path, target: Path) -> None:
-    with file.open("rb", buffering=0) as source, target.open("wb", buffering=0) as out:
-        while piece := source.read(CHUNK):
-            out.write(piece)
-        os.fsync(out.fileno())
-    target.unlink()
 
 
 def _compare(

@@ -249,7 +249,7 @@ def verify_payload(
         _same_index(source, bundle)
         for name, target in bundle.payload.items():
             entry = f"payload/{name}"
-            source.stream(entry, target, partial(chunk_sink or _nowhere, name))
+            source.stream(entry, target, chunk_sink and partial(chunk_sink, name))
             if name in bundle.raw:
                 expand(source.chunks(entry), name, bundle.raw[name][1], partial(_nowhere, name))
 

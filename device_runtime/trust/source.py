@@ -10,7 +10,8 @@ import hashlib
 import lzma
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -28,6 +29,7 @@ from device_runtime.policy import Policy
 from device_runtime.trust.custom import Target
 
 CHUNK = 1 << 20
+THREAD_FROM = 4 << 20
 XZ_MEMORY = 128 << 20  # a decoder that wants more is refused; `xz -9` wants 65 MiB
 
 
@@ -72,8 +74,11 @@ class Source:
         for offset in range(0, entry.size, CHUNK):
             yield read_at(self._file, entry.offset + offset, min(CHUNK, entry.size - offset))
 
-    def stream(self, name: str, target: Target, sink: Callable[..., object]) -> None:
+    def stream(self, name: str, target: Target, sink: Callable[..., object] | None) -> None:
         """Hash an entry while `sink` takes it piece by piece; what it took counts only afterwards.
+
+        Large entries are hashed by a second thread: hashing and writing both leave the
+        interpreter, so together they take no longer than the slower of the two.
 
         Raises:
             LengthMismatchError, DigestMismatchError: It is not what was signed.
@@ -82,18 +87,33 @@ class Source:
         entry = self.index.entries[name]
         check_length(entry, target)
         digest = hashlib.sha256()
-        view = memoryview(bytearray(min(CHUNK, entry.size)))
+        beside = sink is not None and entry.size >= THREAD_FROM
+        with ThreadPoolExecutor(1) if beside else nullcontext() as worker:
+            hashed: Future[None] | None = None
+            for view in self._views(entry):
+                if worker is None:
+                    digest.update(view)
+                else:
+                    if hashed is not None:
+                        hashed.result()  # also frees the buffer that is filled next
+                    hashed = worker.submit(digest.update, view)
+                if sink is not None:
+                    sink(view)
+        if digest.hexdigest() != target.sha256:
+            raise DigestMismatchError(f"{name} is not what was signed")
+
+    def _views(self, entry: Entry) -> Iterator[memoryview]:
+        """Yield an entry in pieces, in two buffers by turns."""
+        buffers = [memoryview(bytearray(min(CHUNK, entry.size))) for _ in range(2)]
         self._file.seek(entry.offset)
         left = entry.size
         while left:
-            count = self._file.readinto(view[:left])  # type: ignore[attr-defined]
+            buffers.reverse()
+            count = self._file.readinto(buffers[0][:left])  # type: ignore[attr-defined]
             if not count:
-                raise TruncatedError(f"the file ends inside {name}")
-            digest.update(view[:count])
-            sink(view[:count])
+                raise TruncatedError(f"the file ends inside {entry.name}")
+            yield buffers[0][:count]
             left -= count
-        if digest.hexdigest() != target.sha256:
-            raise DigestMismatchError(f"{name} is not what was signed")
 
 
 def check_length(entry: Entry, target: Target) -> None:
