@@ -298,16 +298,17 @@ class _Plot:
 
 def _draw_line(plot: _Plot, one: Line, place: Sequence[float], labels: Sequence[str]) -> None:
     color = f"var(--s{(one.color - 1) % SERIES + 1})"
-    banded = [p for p in one.points if _real(p.low) and _real(p.high)]
+    points = [p for p in one.points if _real(p.y)]
+    banded = [p for p in points if _real(p.low) and _real(p.high)]
     if len(banded) > 1:
         upper = [f"{place[p.x]:.1f},{plot.y(p.high or 0):.1f}" for p in banded]
         lower = [f"{place[p.x]:.1f},{plot.y(p.low or 0):.1f}" for p in reversed(banded)]
         plot.add(
             f'<polygon points="{" ".join(upper + lower)}" fill="{color}" fill-opacity="0.16"/>'
         )
-    path = " ".join(f"{place[p.x]:.1f},{plot.y(p.y):.1f}" for p in one.points)
+    path = " ".join(f"{place[p.x]:.1f},{plot.y(p.y):.1f}" for p in points)
     plot.add(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
-    for p in one.points:
+    for p in points:
         tip = f"{one.name}, {labels[p.x]}: {number(p.y)}" + (f" {p.note}" if p.note else "")
         whisker = ""
         if len(banded) == 1 and _real(p.low) and _real(p.high):
@@ -371,7 +372,7 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
     if not math.isfinite(raw) or raw <= 0:
         return [low]
     size = 10.0 ** math.floor(math.log10(raw))
-    step = next(size * m for m in (1, 2, 2.5, 5, 10) if size * m >= raw)
+    step = size * min((1, 2, 2.5, 5, 10), key=lambda m: abs(math.log(size * m / raw)))
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]

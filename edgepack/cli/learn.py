@@ -11,7 +11,7 @@ from edgepack.cli import learn_store
 from edgepack.cli.screen import Screen, guard
 
 if TYPE_CHECKING:
-    from edgepack.learn.drift import Drift
+    from edgepack.learn.drift import Change, Drift
 
 _WORKSPACE = typer.Option("", "--workspace", "-C", help="The workspace; else found from here up.")
 _JSON = typer.Option(False, "--json", help="Print one JSON object and nothing else.")
@@ -100,9 +100,9 @@ def drift(
             bundle = ws.recipe_folder(name or None).name
             found, notes = drift_of(ws, registry, bundle, device or None, since or None)
     _show_drift(screen, found, notes)
-    worst = max((item.worst for item in found if item.worst), key=lambda c: c.excess, default=None)
+    worst = _worst(found)
     result = _drift_json(found, notes)
-    if fail_above is not None and worst is not None and worst.excess > fail_above:
+    if fail_above is not None and worst and worst.sure and worst.excess > fail_above:
         if not json:
             screen.done(result)
         raise DriftError(
@@ -115,9 +115,14 @@ def drift(
     )
 
 
+def _worst(found: list[Drift]) -> Change | None:
+    columns = (item.worst for item in found if item.worst)
+    return max(columns, key=lambda c: (c.sure, c.excess), default=None)
+
+
 def _drift_json(found: list[Drift], notes: list[str]) -> dict[str, Any]:
     first = found[0] if found else None
-    worst = max((item.worst for item in found if item.worst), key=lambda c: c.excess, default=None)
+    worst = _worst(found)
     return {
         "name": first.bundle if first else None,
         "n": sum(item.n for item in found),
@@ -125,7 +130,13 @@ def _drift_json(found: list[Drift], notes: list[str]) -> dict[str, Any]:
         "answers": [change.as_json() for change in first.answers] if first else [],
         "worst": None
         if worst is None
-        else {"name": worst.name, "psi": worst.psi, "excess": worst.excess, "words": worst.words},
+        else {
+            "name": worst.name,
+            "psi": worst.psi,
+            "excess": worst.excess,
+            "words": worst.words,
+            "sure": worst.sure,
+        },
         "groups": [
             {
                 "group": item.group,

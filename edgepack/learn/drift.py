@@ -30,6 +30,7 @@ from edgepack.learn.survey import month_codes
 from edgepack.store.view import View
 
 CHANGED, CHANGED_MUCH = 0.1, 0.25  # usual reading of PSI, beyond chance
+FEW = 200  # rows below which nothing is said
 _Z = 1.959964  # normal quantile of .975
 MONTH = "M"
 
@@ -78,15 +79,22 @@ class Change:
         return max(0.0, self.psi - self.noise)
 
     @property
+    def sure(self) -> bool:
+        """Whether there are enough rows to tell: chance alone stays below the first limit."""
+        return self.n >= FEW and self.rows >= FEW and self.noise < CHANGED
+
+    @property
     def words(self) -> str:
-        """What a person reads: `as in training`, `changed`, `changed much`."""
+        """What a person reads: `as in training`, `changed`, `changed much`, or too few rows."""
+        if not self.sure:
+            return "too few rows to tell"
         if self.excess < CHANGED:
             return "as in training"
         return "changed" if self.excess < CHANGED_MUCH else "changed much"
 
     def as_json(self) -> dict[str, Any]:
         """Return a JSON object."""
-        return {**asdict(self), "excess": self.excess, "words": self.words}
+        return {**asdict(self), "excess": self.excess, "words": self.words, "sure": self.sure}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +119,8 @@ class Drift:
 
     @property
     def worst(self) -> Change | None:
-        """The input that moved most, beyond chance."""
-        return max(self.columns, key=lambda item: item.excess, default=None)
+        """The input that moved most, beyond chance; of few rows only where nothing is sure."""
+        return max(self.columns, key=lambda item: (item.sure, item.excess), default=None)
 
 
 def compare(profile: Profile, counts: Counts, group: str, bundle: str) -> Drift:

@@ -68,7 +68,8 @@ def due(
             f"{new_labels:,} new labelled rows are home (limit {limits.labels:,})",
         )
     if limits.psi is not None:
-        worst = max((d.worst for d in drifts if d.worst), key=lambda c: c.excess, default=None)
+        sure = (d.worst for d in drifts if d.worst and d.worst.sure)
+        worst = max(sure, key=lambda c: c.excess, default=None)
         if worst is not None:
             text = f"{worst.name} moved by PSI {worst.psi:.2f} (limit {limits.psi:g})"
             hold(worst.excess >= limits.psi, text)

@@ -104,7 +104,7 @@ def profile_of(table: pa.Table, columns: Sequence[str] | None = None, bins: int 
     out. `learn.counting.Counting` fills them.
     """
     histograms = []
-    for name in columns or table.column_names:
+    for name in table.column_names if columns is None else columns:
         values = table.column(name)
         if pa.types.is_dictionary(values.type) or pa.types.is_string(values.type):
             histograms.append(_text(name, values))

@@ -71,6 +71,7 @@ def retrain(ws: Workspace, registry: Registry, name: str, clock: Clock) -> Propo
     made = making.train(
         recipe,
         trial.split,
+        trial.whole,
         seed=recipe.seed,
         onnxruntime=ws.device_class(recipe.device_class).onnxruntime,
     )

@@ -12,7 +12,7 @@ from device_runtime.clock import Clock
 from device_runtime.disk import write_durable
 from edgepack.errors import DataError
 from edgepack.fleet.overview import Fleet, overview
-from edgepack.learn.drift import Drift, Slice, of_table
+from edgepack.learn.drift import Change, Drift, Slice, of_table
 from edgepack.learn.due import DueNow, due
 from edgepack.learn.quality import Quality, quality
 from edgepack.learn.queue import queue
@@ -79,10 +79,7 @@ class NameState:
             result.append(self.same.text)
         for item in self.drifts:
             if item.worst:
-                result.append(
-                    f"{item.bundle}: inputs {item.worst.words}, most {item.worst.name} "
-                    f"(PSI {item.worst.psi:.2f})"
-                )
+                result.append(_inputs(item, item.worst))
         result += list(self.notes)
         mark = "due" if self.due.due else "not due"
         reasons = self.due.reasons if self.due.due else self.due.left
@@ -136,6 +133,12 @@ class NameState:
             },
             "notes": list(self.notes),
         }  # fmt: skip
+
+
+def _inputs(found: Drift, worst: Change) -> str:
+    if not worst.sure:
+        return f"{found.bundle}: {found.n:,} rows are too few to tell whether inputs changed"
+    return f"{found.bundle}: inputs {worst.words}, most {worst.name} (PSI {worst.psi:.2f})"
 
 
 def _metrics(found: Quality | None, version: int) -> dict[str, float]:

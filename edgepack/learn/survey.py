@@ -16,6 +16,7 @@ from device_runtime.format.batch import FLAG_INVALID
 from device_runtime.format.schema import Schema
 from edgepack.learn.bootstrap import Array
 from edgepack.learn.counting import numbers
+from edgepack.store.arrow import ROWS, stored
 from edgepack.store.labels import PLACE, Labels, attach
 from edgepack.store.view import View
 
@@ -72,7 +73,7 @@ def survey(
         columns: More columns of the user to keep.
         upto: Only imports up to this serial.
     """
-    there = view.columns()
+    there = view.columns() or stored(ROWS)
     key = schema.key.name if schema.key else None
     time = schema.time.name if schema.time else None
     answers = [name for name in there if name.startswith("_score_")]
@@ -85,7 +86,7 @@ def survey(
     rows = invalid = 0
     used = np.zeros(len(labels), bool)
     where = None if upto is None else ds.field("_serial") <= upto
-    for batch in view.batches(names, where) if there else ():
+    for batch in view.batches(names, where):
         rows += batch.num_rows
         valid = numbers(batch.column("_flags"), np.int32) & FLAG_INVALID == 0
         if not valid.all():

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import pytest
+from threadpoolctl import threadpool_limits
 
 from support.learnworld import Field, World, nature
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Threads that wait for each other on a busy machine make small fits slow."""
+    with threadpool_limits(1):
+        yield
+
+
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> World:
+def trained(_one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> World:
     """A base with bundle 1, trained on January; nothing came home yet."""
     world = World(tmp_path_factory.mktemp("trained"))
     world.train()

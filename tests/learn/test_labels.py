@@ -1,0 +1,243 @@
+"""Labels: joined when their row is home, the last counts, the base overrides, nonsense is named."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from device_runtime.format.schema import Schema
+from edgepack.errors import DataError
+from edgepack.learn.state import import_labels
+from edgepack.learn.survey import survey
+from edgepack.store.labels import attach, collect, key_text, record_ids, resolve
+from edgepack.store.truth import as_class, read_values
+from support.learnworld import World, nature
+
+A, B = "a" * 32, "b" * 32
+E, U = "e" * 16, "1" * 16
+
+
+def ref(sequence: int, device: str = A) -> str:
+    return f"{device}/{E}/{U}/{sequence}"
+
+
+def given_table(*rows: tuple[str, str, str, object]) -> pa.Table:
+    """Labels in journal order: (device, ref, by, value)."""
+    return pa.table(
+        {
+            "_device": pa.array([r[0] for r in rows], pa.string()),
+            "ref": pa.array([r[1] for r in rows], pa.string()),
+            "by": pa.array([r[2] for r in rows], pa.string()),
+            "value": pa.array([str(r[3]) for r in rows], pa.string()),
+            "source": pa.array(["x"] * len(rows), pa.string()),
+            "observed": pa.array([10**18] * len(rows), pa.int64()),
+        }
+    )
+
+
+def rows_table(sequences: list[int], keys: list[int], device: str = A) -> pa.Table:
+    n = len(sequences)
+    return pa.table(
+        {
+            "_device": [device] * n,
+            "_epoch": [E] * n,
+            "_uid": [U] * n,
+            "_sequence": pa.array(sequences, pa.int64()),
+            "_wall": pa.array([10**18 - 10**9] * n, pa.int64()),
+            "serial": pa.array(keys, pa.int64()),
+        }
+    )
+
+
+def truths(labels_table: pa.Table, rows: pa.Table, schema: Schema | None = None) -> list[object]:
+    return attach(rows, resolve(labels_table, schema), "serial")["_truth"].to_pylist()
+
+
+@pytest.fixture
+def schema(trained: World) -> Schema:
+    return trained.refs()[0].schema
+
+
+def test_the_last_label_in_order_counts_and_the_contradiction_is_listed(schema: Schema) -> None:
+    table = given_table(
+        (A, ref(5), "record", "true"), (A, ref(5), "record", "false"), (A, ref(6), "record", "1")
+    )
+    labels = resolve(table, schema)
+    assert attach(rows_table([5, 6, 7], [0, 0, 0]), labels, "serial")["_truth"].to_pylist() == [
+        "false", "true", None,
+    ]  # fmt: skip
+    assert [(c.ref, c.values, c.holds) for c in labels.conflicts] == [
+        (ref(5), ("true", "false"), "false")
+    ]
+
+
+def test_the_same_label_twice_is_no_contradiction(schema: Schema) -> None:
+    table = given_table((A, ref(5), "record", "true"), (A, ref(5), "record", "1.0"))
+    labels = resolve(table, schema)
+    assert (len(labels), labels.conflicts) == (1, ())
+
+
+def test_a_label_of_the_base_overrides_whatever_came_from_devices(schema: Schema) -> None:
+    table = given_table((A, ref(5), "record", "true"), ("", "77", "key", "false"))
+    assert truths(table, rows_table([5], [77]), schema) == ["false"]
+
+
+def test_a_device_speaks_about_its_own_rows_only(schema: Schema) -> None:
+    table = given_table((B, ref(5, A), "record", "true"), (B, "77", "key", "true"))
+    labels = resolve(table, schema)
+    assert truths(table, rows_table([5], [77]), schema) == [None]
+    assert truths(table, rows_table([5], [77], device=B), schema) == ["true"]
+    assert "own device" in labels.wrong[0][2]
+
+
+@pytest.mark.parametrize("value", ["", "maybe", "2", "nan", "true; drop table", "\x00", "ü" * 5000])
+def test_what_is_no_class_is_named_and_left_out(schema: Schema, value: str) -> None:
+    table = given_table((A, ref(5), "record", value), (A, ref(6), "record", "true"))
+    labels = resolve(table, schema)
+    assert truths(table, rows_table([5, 6], [0, 0]), schema) == [None, "true"]
+    assert len(labels.wrong) == 1
+    assert labels.wrong[0][0] == ref(5)
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999", "", "about 3"])
+def test_a_number_must_be_a_finite_number(schema: Schema, value: str) -> None:
+    from dataclasses import replace
+
+    reading = read_values(pa.array([value, "3.5"]), replace(schema, task="regression"))
+    assert reading.truth.to_pylist() == [None, 3.5]
+
+
+def test_words_may_bring_a_new_class_and_numbers_may_not() -> None:
+    assert as_class("cotton", ("grey", "red"), open_set=True) == "cotton"
+    assert as_class("GREY", ("grey", "red"), open_set=True) == "grey"
+    assert as_class("7", ("1", "2"), open_set=True) is None
+    assert as_class("2.0", ("1", "2"), open_set=True) == "2"
+    assert as_class("cotton", ("grey", "red"), open_set=False) is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.booleans()), max_size=40),
+    st.lists(st.integers(0, 9), min_size=1, max_size=10, unique=True),
+)
+def test_the_join_does_what_a_plain_loop_does(
+    marks: list[tuple[int, bool, bool]], sequences: list[int]
+) -> None:
+    rows = [
+        ("" if base else A, str(n + 100) if by_key else ref(n), "key" if by_key else "record", i)
+        for i, (n, by_key, base) in enumerate(marks)
+    ]
+    rows.sort(key=lambda r: r[0] == "")  # the base's come last
+    keys = [n + 100 for n in sequences]
+    found = truths(given_table(*rows), rows_table(sequences, keys))
+    expected = []
+    for n in sequences:
+        hits = [str(v) for _, text, _, v in rows if text in (ref(n), str(n + 100))]
+        expected.append(hits[-1] if hits else None)
+    assert found == expected
+
+
+def test_record_ids_are_written_as_the_device_writes_them(returned: World) -> None:
+    table = returned.view.read(["_device", "_epoch", "_uid", "_sequence", "_row"]).sort_by("_row")
+    assert record_ids(table).to_pylist() == returned.ids
+
+
+def test_keys_of_any_type_meet_their_text() -> None:
+    assert key_text(pa.array([1.0, 2.5, None])).to_pylist() == ["1", "2.5", None]
+    assert key_text(pa.array([7, None])).to_pylist() == ["7", None]
+    assert key_text(pa.array(["x"])).to_pylist() == ["x"]
+
+
+def test_a_label_is_held_until_its_row_comes_home(world: World) -> None:
+    frame = nature(3, 60, 5, first=31)
+    device = world.device()
+    ids = device.predict(frame)
+    path = world.folder / "truth.csv"
+    lines = [f"{record},{value}" for record, value in zip(ids, frame["worn"], strict=True)]
+    path.write_text("record,value\n" + "\n".join(lines) + "\n")
+    done = import_labels(world.ws, world.registry, "pump", path, world.clock)
+    assert (done["labels"], done["matched"], done["held"]) == (60, 0, 60)
+    device.come_home()
+    world.catch_up()
+    schema = world.refs()[0].schema
+    found = survey(world.view, collect(world.view, schema), schema)
+    assert (found.labelled.num_rows, found.held) == (60, 0)
+    assert import_labels(world.ws, world.registry, "pump", path, world.clock)["again"]
+
+
+def test_a_file_of_hostile_labels_gives_one_line_each_and_the_rest_counts(returned: World) -> None:
+    ids = returned.ids
+    path = returned.folder / "labels.ndjson"
+    lines = [
+        {"record": ids[0], "value": "true"},
+        {"record": ids[0], "value": "false"},
+        {"record": ids[1], "value": "perhaps"},
+        {"record": "nonsense", "value": "true"},
+        {"record": f"{'9' * 32}/{E}/{U}/3", "value": "true"},
+        {"record": "", "value": "true"},
+        {"record": ids[2], "value": ""},
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    done = import_labels(returned.ws, returned.registry, "pump", path, returned.clock)
+    text = "\n".join(done["notes"])
+    assert "2 lines without id or value" in text
+    assert "perhaps" in text
+    assert "nonsense" in text
+    assert "contradiction" in text
+    assert done["matched"] == 4000  # ids[0] has one still, and another value than the device said
+    assert done["held"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("none.csv", None), ("columns.csv", "a,b\n1,2\n"), ("empty.csv", "record,value\n"),
+        ("bad.parquet", "no parquet"), ("bad.ndjson", "{"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_is_refused_in_one_line(
+    world: World, name: str, text: str | None
+) -> None:
+    path = world.folder / name
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError) as caught:
+        import_labels(world.ws, world.registry, "pump", path, world.clock)
+    assert "\n" not in caught.value.line()
+    assert not list(world.ws.labels.rglob("*.parquet"))
+
+
+def test_a_label_dated_before_its_row_has_no_delay(schema: Schema) -> None:
+    table = given_table((A, ref(5), "record", "true"))
+    table = table.set_column(5, "observed", pa.array([5], pa.int64()))
+    delay = attach(rows_table([5], [0]), resolve(table, schema), None)["_truth_delay_s"]
+    assert delay.to_pylist() == [None]
+    fine = attach(
+        rows_table([5], [0]), resolve(given_table((A, ref(5), "record", 1)), schema), None
+    )
+    assert fine["_truth_delay_s"].to_pylist() == [1.0]
+
+
+def test_labels_by_key_reach_the_rows_of_every_device(returned: World) -> None:
+    frame = nature(2, 30, 6, first=72)
+    returned.device("press-2").predict(frame)
+    returned.device("press-2").come_home()
+    returned.catch_up()
+    path = returned.folder / "by-key.csv"
+    lines = [f"{k},{v}" for k, v in zip(frame["serial"], frame["worn"], strict=True)]
+    path.write_text("serial,worn\n" + "\n".join(lines))
+    done = import_labels(returned.ws, returned.registry, "pump", path, returned.clock)
+    assert (done["by"], done["matched"]) == ("key", 4030)
+    schema = returned.refs()[0].schema
+    found = survey(returned.view, collect(returned.view, schema), schema)
+    serial = np.asarray(found.labelled["serial"].to_numpy())
+    truth = np.array(found.labelled["_truth"].to_pylist())
+    said = dict(zip(serial.tolist(), truth.tolist(), strict=True))
+    wanted = {
+        int(k): str(bool(v)).lower() for k, v in zip(frame["serial"], frame["worn"], strict=True)
+    }
+    assert {k: said[k] for k in wanted} == wanted

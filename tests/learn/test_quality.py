@@ -1,0 +1,132 @@
+"""Quality: from labels only, with intervals, and honest about what labels do not show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from edgepack.learn.bootstrap import auc, interval, paired, statistic
+from edgepack.learn.quality import quality
+from edgepack.learn.state import name_state
+from edgepack.learn.survey import survey
+from edgepack.store.labels import collect
+from support.learnworld import World, nature
+
+
+def surveyed(world: World):
+    schema = world.refs()[0].schema
+    columns = [column.name for column in schema.fed]
+    return survey(world.view, collect(world.view, schema), schema, columns)
+
+
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3)), min_size=2, max_size=60
+    )
+)
+def test_weighted_auc_is_that_of_scikit_learn(rows) -> None:
+    truth = np.array([r[0] for r in rows]).astype(int)
+    score = np.array([r[1] for r in rows]) / 5
+    weights = np.array([r[2] for r in rows], float)
+    kept = weights > 0
+    if len(set(truth[kept])) < 2:
+        return
+    expected = roc_auc_score(truth, score, sample_weight=weights)
+    assert auc(truth, score)(weights) == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    hits = 0
+    for seed in range(60):
+        right = (rng.uniform(size=300) < 0.8).astype(int)
+        value = statistic("classes", np.ones(300), right, None, ("a", "b"))
+        low, high = interval(value, 300, seed=seed, rounds=120)
+        hits += low <= 0.8 <= high
+    assert 50 <= hits <= 60
+
+
+def test_a_paired_interval_is_narrower_than_two_apart() -> None:
+    rng = np.random.default_rng(4)
+    truth = (rng.uniform(size=2000) < 0.4).astype(int)
+    first = truth + rng.normal(0, 1.5, 2000)
+    second = first + 0.15 * truth + rng.normal(0, 0.05, 2000)
+    found = paired(auc(truth, first), auc(truth, second), 2000, more=True)
+    alone = interval(auc(truth, first), 2000)
+    assert found.low > 0
+    assert found.high - found.low < alone[1] - alone[0]
+
+
+def test_quality_knows_versions_months_and_where_the_model_fails(returned: World) -> None:
+    found = quality(surveyed(returned))
+    score = found.versions[1]
+    assert score.n == 4000
+    assert score.low < score.value < score.high
+    table = returned.view.read(["_score_true", "serial"]).to_pandas()
+    truth = returned.frame.set_index("serial")["worn"].loc[table["serial"]]
+    assert score.value == pytest.approx(roc_auc_score(truth, table["_score_true"]), abs=1e-6)
+    values = [item.value for (_, month), item in sorted(found.months.items())]
+    assert values == sorted(values, reverse=True)  # the world turns away from the model
+    assert any(spot.column == "load" for spot in found.spots)
+    assert found.coverage[1] == (4000, 4000)
+    assert 0 <= found.calibration[1].error <= 1
+
+
+def test_no_label_and_no_row_are_said_not_guessed(world: World) -> None:
+    assert "no rows are home" in quality(surveyed(world)).warnings[0]
+    world.device().predict(nature(2, 50, 3, first=31))
+    world.device().come_home()
+    world.catch_up()
+    found = quality(surveyed(world))
+    assert "no labels are home" in found.warnings[0]
+    assert (found.versions, found.spots, found.delay_s) == ({}, (), None)
+
+
+def test_one_class_only_is_said(world: World) -> None:
+    frame = nature(4, 400, 3, first=31)
+    ids = world.device().predict(frame)
+    world.device().label(ids[:300], [True] * 300)
+    world.device().come_home()
+    world.catch_up()
+    found = quality(surveyed(world))
+    assert any("one class" in text for text in found.warnings)
+    assert "auc" not in found.versions[1].metrics
+    assert found.versions[1].value is None
+
+
+def test_labels_that_miss_not_at_random_are_called_out(world: World) -> None:
+    frame = nature(20, 2000, 3, first=31)
+    ids = world.device().predict(frame)
+    world.device().come_home()
+    world.catch_up()
+    said = world.view.read(["_row", "_label"]).sort_by("_row")["_label"].to_pylist()
+    rng = np.random.default_rng(0)
+    share = [0.9 if label == "true" else 0.2 for label in said]
+    marked = [i for i, p in enumerate(share) if rng.uniform() < p]
+    world.device().label([ids[i] for i in marked], [bool(frame["worn"][i]) for i in marked])
+    world.device().come_home()
+    world.catch_up()
+    found = quality(surveyed(world))
+    assert any("not at random" in text for text in found.warnings)
+
+
+def test_labels_at_random_are_not_called_out(world: World) -> None:
+    frame = nature(20, 2000, 3, first=31)
+    ids = world.device().predict(frame)
+    marked = np.random.default_rng(0).choice(2000, 600, replace=False)
+    world.device().label([ids[i] for i in marked], [bool(frame["worn"][i]) for i in marked])
+    world.device().come_home()
+    world.catch_up()
+    assert not any("random" in text for text in quality(surveyed(world)).warnings)
+
+
+def test_the_state_says_what_is_due_and_all_bundles_on_the_same_rows(returned: World) -> None:
+    found = name_state(returned.ws, returned.registry, "pump", returned.clock)
+    assert found.due.due
+    assert any("4,000 new labelled rows" in reason for reason in found.due.reasons)
+    assert found.same.rows == 4000
+    assert found.same.scores[1] == pytest.approx(found.quality.versions[1].value, abs=1e-6)
+    assert all("\n" not in line for line in found.lines())

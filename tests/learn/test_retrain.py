@@ -1,0 +1,210 @@
+"""Retraining: proposes what is better, refuses what is not, and can be made again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from edgepack.candidate import find_candidate
+from edgepack.errors import EvidenceError
+from edgepack.learn.dataset import cap, repeated
+from edgepack.learn.queue import queue
+from edgepack.learn.retrain import accept_newest, proposals, retrain
+from edgepack.learn.same_rows import same_rows
+from edgepack.learn.survey import survey
+from edgepack.learn.trial import Trial
+from edgepack.learn.window import check_classes, choose
+from edgepack.lineage import rows_digest
+from edgepack.store.labels import collect
+from support.learnworld import World, nature
+
+DAY = 86_400_000_000
+
+
+def test_a_better_challenger_is_proposed_accepted_and_can_be_made_again(returned: World) -> None:
+    proposal = retrain(returned.ws, returned.registry, "pump", returned.clock)
+    facts = proposal.facts
+    assert facts["challenger"]["auc"] > facts["champion"]["auc"] + 0.1
+    low, high = facts["interval"]
+    assert 0 < low < facts["gain"] < high
+    candidate = find_candidate(returned.ws, "pump", proposal.candidate)
+    assert not candidate.accepted
+    assert find_candidate(returned.ws, "pump").number == 1
+    folder = returned.ws.proposals("pump") / "1"
+    assert {"proposal.json", "proposal.md", "gain.svg"} == {p.name for p in folder.iterdir()}
+
+    assert accept_newest(returned.ws, "pump").accepted
+    assert [item.accepted for item in proposals(returned.ws, "pump")] == [True]
+    assert find_candidate(returned.ws, "pump").number == proposal.candidate
+    returned.ship(find_candidate(returned.ws, "pump"))
+    newest, champion = returned.refs()
+    story = newest.json("lineage.json")
+    assert story["parent"] == champion.row.digest
+
+    # later rows come home: the same rows as then are still found, by serial and label file
+    more = nature(30, 1500, 5, first=70)
+    ids = returned.device("press-2").predict(more)
+    returned.device("press-2").label(ids, more["worn"].tolist())
+    returned.device("press-2").come_home()
+    returned.catch_up()
+    upto = (story["returned"]["serial"], story["returned"]["label_files"])
+    again = Trial.prepare(returned.ws, returned.registry, returned.recipe(), champion, upto=upto)
+    assert rows_digest(again.whole) == story["data"]["sha256"]
+
+    schema = newest.schema
+    columns = [column.name for column in schema.fed]
+    found = survey(returned.view, collect(returned.view, schema), schema, columns)
+    same = same_rows(returned.refs(), found)
+    assert same.rows == 1500
+    assert same.scores[2] > same.scores[1]
+
+
+def test_a_challenger_that_learned_noise_is_refused(world: World) -> None:
+    frame = nature(30, 3000, 3, first=30)
+    rng = np.random.default_rng(0)
+    ids = world.device().predict(frame)
+    world.device().label(ids, (rng.uniform(size=3000) < 0.5).tolist())
+    world.device().come_home()
+    world.catch_up()
+    with pytest.raises(EvidenceError) as caught:
+        retrain(world.ws, world.registry, "pump", world.clock)
+    assert caught.value.exit == 74
+    assert "not better" in caught.value.what
+    assert proposals(world.ws, "pump") == []
+    assert find_candidate(world.ws, "pump").number == 1
+
+
+def test_thin_evidence_is_refused_with_the_reason(world: World) -> None:
+    def refusal() -> str:
+        with pytest.raises(EvidenceError) as caught:
+            retrain(world.ws, world.registry, "pump", world.clock)
+        return caught.value.line()
+
+    assert "no labelled row" in refusal()
+    frame = nature(20, 150, 3, first=31)
+    ids = world.device().predict(frame)
+    world.device().label(ids, frame["worn"].tolist())
+    world.device().come_home()
+    world.catch_up()
+    assert "150 labelled rows" in refusal()
+    frame = nature(20, 1000, 4, first=55)
+    ids = world.device().predict(frame)
+    world.device().label(ids, [True] * 1000)
+    world.device().come_home()
+    world.catch_up()
+    assert "name one class only" in refusal()
+
+
+def test_without_a_signed_bundle_there_is_no_champion(tmp_path) -> None:
+    world = World(tmp_path)
+    with pytest.raises(EvidenceError, match="no champion"):
+        retrain(world.ws, world.registry, "pump", world.clock)
+    with pytest.raises(EvidenceError, match="no proposal"):
+        accept_newest(world.ws, "pump")
+
+
+def test_the_window_is_the_newest_span_and_far_future_rows_do_not_move_it() -> None:
+    order = np.sort(np.random.default_rng(0).integers(0, 60 * DAY, 3000))
+    found = choose(order, 10 * DAY, span_us=10 * DAY, least=100, what="x")
+    assert found.judge.sum() == ((order > found.end - 10 * DAY) & (order >= 10 * DAY)).sum()
+    assert not (found.judge & found.learn).any()
+    assert order[found.judge].min() >= 50 * DAY - DAY
+    liar = np.sort(np.concatenate([order, [9000 * DAY, 9001 * DAY]]))
+    moved = choose(liar, 10 * DAY, span_us=10 * DAY, least=100, what="x")
+    assert (moved.begin, moved.end, moved.late) == (found.begin, found.end, 2)
+
+
+def test_a_window_without_time_is_the_newest_third() -> None:
+    found = choose(np.arange(900), None, span_us=None, least=100, what="x")
+    assert found.judge.sum() == pytest.approx(300, abs=2)
+    assert found.learn.sum() == pytest.approx(600, abs=2)
+
+
+@pytest.mark.parametrize("order", [np.full(500, 7), np.arange(150)])
+def test_rows_that_cannot_be_parted_are_refused(order) -> None:
+    with pytest.raises(EvidenceError):
+        choose(order, None, span_us=1, least=100, what="x")
+
+
+def test_one_class_in_the_window_is_refused() -> None:
+    with pytest.raises(EvidenceError, match="one class"):
+        check_classes("binary", [True] * 500, "x")
+    with pytest.raises(EvidenceError, match="only 3 times"):
+        check_classes("binary", [True] * 500 + [False] * 3, "x")
+    check_classes("regression", [1.0] * 500, "x")
+
+
+def test_no_device_gives_more_than_its_share() -> None:
+    device = np.array(["a"] * 900 + ["b"] * 60 + ["c"] * 40, dtype=object)
+    found = cap(device, np.ones(1000, bool), 0.5, 0)
+    rows = {name: int((found.keep & (device == name)).sum()) for name in "abc"}
+    assert rows == {"a": 100, "b": 60, "c": 40}
+    assert found.dropped == {"a": 800}
+    alone = cap(device[:900], np.ones(900, bool), 0.5, 0)
+    assert alone.keep.all()
+
+
+def test_a_row_that_the_recipe_has_is_not_counted_twice(trained: World) -> None:
+    recipe = trained.recipe()
+    frame = nature(3, 100, 7)
+    later = nature(3, 50, 8)
+    both = pd.concat([frame.iloc[:30], later, later.iloc[:10]], ignore_index=True)
+    found = repeated(recipe, frame, both)
+    assert found[:30].all()
+    assert found.sum() == 40
+
+
+def test_the_largest_devices_are_left_out_in_turn(world: World) -> None:
+    for name, seed, rows in (("press-1", 2, 1500), ("press-2", 3, 900)):
+        frame = nature(40, rows, seed, first=30)
+        ids = world.device(name).predict(frame)
+        world.device(name).label(ids, frame["worn"].tolist())
+        world.device(name).come_home()
+    world.catch_up()
+    facts = retrain(world.ws, world.registry, "pump", world.clock).facts
+    assert len(facts["without"]) == len(facts["devices"]) == 2
+    assert all(item["auc"] > 0.5 for item in facts["without"])
+    text = (world.ws.proposals("pump") / "1" / "proposal.md").read_text()
+    assert "Without one device at a time" in text
+
+
+def test_the_queue_asks_for_spread_unknown_and_random_rows(world: World) -> None:
+    frame = nature(10, 1200, 3, first=31)
+    ids = world.device().predict(frame)
+    world.device().label(ids[:200], frame["worn"].tolist()[:200])
+    world.device().come_home()
+    world.catch_up()
+    schema = world.refs()[0].schema
+    made = queue(world.view, collect(world.view, schema), schema, 100)
+    why = made.table["why"].to_pylist()
+    assert made.table.num_rows == 100
+    assert made.unlabelled == 1000
+    assert len(set(made.table["record"].to_pylist())) == 100
+    assert not set(made.table["record"].to_pylist()) & set(ids[:200])
+    assert why.count("random") >= 10
+    assert why.count("spread") >= 30
+    assert why.count("unknown") >= 30
+    few = queue(world.view, collect(world.view, schema), schema, 5000)
+    assert few.table.num_rows == 1000
+
+
+def test_a_new_class_spreads_within_its_cluster_only_when_asked(tmp_path) -> None:
+    rows = nature(30, 2000, 1, new=True)
+    rows = rows[rows["worn"] != "broken"]
+    world = World(tmp_path, task="classes", more="copy_new_classes = true", frame=rows)
+    world.train()
+    frame = nature(40, 3000, 2, first=30, new=True)
+    ids = world.device().predict(frame)
+    marked = np.random.default_rng(0).choice(3000, 500, replace=False)
+    world.device().label([ids[i] for i in marked], [str(frame["worn"][i]) for i in marked])
+    world.device().come_home()
+    world.catch_up()
+    trial = Trial.prepare(world.ws, world.registry, world.recipe(), world.refs()[0])
+    assert set(trial.spread["worn"]) == {"broken"}
+    right = frame.set_index("serial")["worn"].loc[trial.spread["serial"]] == "broken"
+    assert len(right) > 20
+    assert right.mean() > 0.6
+    facts = retrain(world.ws, world.registry, "pump", world.clock).facts
+    assert facts["challenger"]["accuracy"] > facts["champion"]["accuracy"]
+    assert "broken" in find_candidate(world.ws, "pump", facts["candidate"]).schema.output.names
