@@ -90,7 +90,7 @@ class Source:
         beside = sink is not None and entry.size >= THREAD_FROM
         with ThreadPoolExecutor(1) if beside else nullcontext() as worker:
             hashed: Future[None] | None = None
-            for view in self._views(entry):
+            for view in self._views(entry, 2 if beside else 1):
                 if worker is None:
                     digest.update(view)
                 else:
@@ -102,18 +102,18 @@ class Source:
         if digest.hexdigest() != target.sha256:
             raise DigestMismatchError(f"{name} is not what was signed")
 
-    def _views(self, entry: Entry) -> Iterator[memoryview]:
-        """Yield an entry in pieces, in two buffers by turns."""
-        buffers = [memoryview(bytearray(min(CHUNK, entry.size))) for _ in range(2)]
+    def _views(self, entry: Entry, count: int) -> Iterator[memoryview]:
+        """Yield an entry in pieces, in so many buffers by turns."""
+        buffers = [memoryview(bytearray(min(CHUNK, entry.size))) for _ in range(count)]
         self._file.seek(entry.offset)
         left = entry.size
         while left:
             buffers.reverse()
-            count = self._file.readinto(buffers[0][:left])  # type: ignore[attr-defined]
-            if not count:
+            got = self._file.readinto(buffers[0][:left])  # type: ignore[attr-defined]
+            if not got:
                 raise TruncatedError(f"the file ends inside {entry.name}")
-            yield buffers[0][:count]
-            left -= count
+            yield buffers[0][:got]
+            left -= got
 
 
 def check_length(entry: Entry, target: Target) -> None:
