@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
 from tuf.ngclient import FetcherInterface, UpdaterConfig
@@ -50,7 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "root.json").write_bytes(Path(args.root).read_bytes())
         return 0
-    state = {path.stem: path.read_bytes() for path in folder.glob("*.json")}
+    # A role may be called "../x": names are quoted, as python-tuf quotes them.
+    files = {unquote(path.stem): path for path in folder.glob("*.json")}
+    state = {role: path.read_bytes() for role, path in files.items()}
     try:
         updater = MemoryUpdater(
             state["root"],
@@ -66,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
                 download(updater, args)
         finally:
             for role, data in updater.state.items():
-                (folder / f"{role}.json").write_bytes(data)
+                (folder / f"{quote(role, '')}.json").write_bytes(data)
     except (RepositoryError, DownloadError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -311,6 +311,22 @@ def test_the_keys_command(
     assert (code, failed["error"]["exit"]) == (76, 76)
 
 
+def test_the_keys_command_passes_a_half_signed_root_on(
+    base: Base,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EDGEPACK_PASSPHRASE", PASSPHRASE)
+    other = split(base, tmp_path)
+    code, half = run(base, capsys, "rotate", "timestamp")
+    assert (code, half["complete"], len(half["missing"])) == (0, False, 1)
+    assert "edgepack keys sign" in half["next"]
+    code, done = run(other, capsys, "sign", half["file"])
+    assert (code, done["complete"]) == (0, True)
+    assert Path(done["file"]).name == "2.root.json"
+
+
 def test_the_recovery_key_belongs_off_this_machine(
     base: Base, capsys: pytest.CaptureFixture[str]
 ) -> None:
