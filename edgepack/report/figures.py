@@ -41,6 +41,11 @@ class Figure:
     table: Table
 
 
+def word(figure: str) -> str:
+    """Return the name of a figure as people write it."""
+    return figure.upper() if figure in ("auc", "mae", "rmse", "f1", "r2") else figure
+
+
 def _both(draw: Callable[[int], str]) -> tuple[str, str]:
     return draw(svg.WIDE), draw(svg.NARROW)
 
@@ -147,11 +152,11 @@ def over_time(found: Quality, limit: float | None = None) -> Figure | None:
         return None
     rule = (limit, "at training") if limit is not None else None
     return Figure(
-        f"{found.main} over time, by bundle version",
+        f"{word(found.main)} over time, by bundle version",
         "From labels only: what was answered against what turned out to be true, by month of the "
         "row. Rows without a label say nothing here.",
-        _both(lambda w: svg.lines(lines, months, title=found.main, rule=rule, width=w)),
-        Table(["bundle", "month", "labelled rows", found.main], rows),
+        _both(lambda w: svg.lines(lines, months, title=word(found.main), rule=rule, width=w)),
+        Table(["bundle", "month", "labelled rows", word(found.main)], rows),
     )
 
 
@@ -166,10 +171,10 @@ def by_version(found: Quality) -> Figure | None:
         return None
     names = sorted({key for s in found.versions.values() for key in s.metrics})
     return Figure(
-        f"{found.main} by bundle version",
+        f"{word(found.main)} by bundle version",
         "Each on the rows that it answered itself, with the 95 % bootstrap interval. Different "
         "rows: compare versions by the figure on the same rows.",
-        _both(lambda w: svg.intervals(rows, title=found.main, width=w)),
+        _both(lambda w: svg.intervals(rows, title=word(found.main), width=w)),
         Table(
             ["bundle", "labelled", "of rows", *names],
             [
@@ -188,16 +193,16 @@ def on_same_rows(found: SameRows) -> Figure:
     low, high = (pick(value for _, value in values) for pick in (min, max))
     room = 0.2 * (high - low) or 0.05
     return Figure(
-        f"{found.main} of every bundle on the same rows",
+        f"{word(found.main)} of every bundle on the same rows",
         f"{found.rows:,} labelled rows from {found.since} to {found.until} that none of these "
         "bundles was trained on, each scored through its own ONNX.",
         _both(
             lambda w: svg.lines(
                 [svg.Line(found.main, [svg.Point(i, v) for i, (_, v) in enumerate(values)])],
-                names, title=found.main, width=w, span=(low - room, high + room),
+                names, title=word(found.main), width=w, span=(low - room, high + room),
             )
         ),
-        Table(["bundle", found.main], [[v, f"{value:.4f}"] for v, value in values]),
+        Table(["bundle", word(found.main)], [[v, f"{value:.4f}"] for v, value in values]),
     )  # fmt: skip
 
 

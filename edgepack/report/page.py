@@ -18,7 +18,7 @@ from edgepack.learn.reference import Reference
 from edgepack.learn.state import NameState, State, state
 from edgepack.registry import Registry
 from edgepack.report import figures
-from edgepack.report.figures import Table
+from edgepack.report.figures import Table, word
 from edgepack.report.html import Raw, badge, bullets, e, figure, table
 from edgepack.report.style import CSS
 from edgepack.store.view import View
@@ -103,7 +103,7 @@ class Page:
             if item.same:
                 version = max(item.same.scores)
                 value = item.same.scores[version]
-                cards.append((f"{value:.3f}", f"{item.same.main}, {item.name} {version}"))
+                cards.append((f"{value:.3f}", f"{word(item.same.main)}, {item.name} {version}"))
         text = "".join(
             f'<div class="card"><b>{e(v)}</b><span>{e(n)}</span></div>' for v, n in cards
         )
@@ -188,8 +188,8 @@ class Page:
         found = item.quality
         if found is None:
             return ""
-        parts = [bullets(found.warnings)]
-        if item.same:
+        parts = [bullets([self._named(text) for text in found.warnings])]
+        if item.same and len(item.same.scores) > 1:
             parts.append(figure(figures.on_same_rows(item.same)))
         parts += [
             figure(figures.over_time(found)),
@@ -212,6 +212,12 @@ class Page:
             columns = ["proposal", "state", "candidate", "what it showed"]
             parts.append("<h3>Proposals</h3>" + table(Table(columns, rows), text=(1, 3)))
         return "".join(parts)
+
+    def _named(self, text: str) -> str:
+        """Put names where short device ids stand."""
+        for device in self.state.fleet.devices:
+            text = text.replace(f"device {device.id[:8]}", device.name)
+        return text
 
     def _drift(self, item: NameState) -> str:
         if not item.drifts:
