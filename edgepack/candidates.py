@@ -173,7 +173,7 @@ def truth_of(schema: Schema, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
     """
     import numpy as np
 
-    from edgepack.fitted import class_text
+    from edgepack.fitted import class_text, flat, is_tensor
 
     targets = [column.name for column in schema.by_role("target")]
     if schema.task in ("binary", "classes"):
@@ -181,5 +181,7 @@ def truth_of(schema: Schema, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
         values = frame[targets[0]]
         known = {value: index.get(class_text(value), -1) for value in values.unique()}
         return values.map(known).to_numpy(np.int16)
+    if len(targets) == 1 and is_tensor(frame[targets[0]]):
+        return flat(frame[targets[0]])
     values_many = frame[targets].to_numpy()
     return np.asarray(values_many[:, 0] if len(targets) == 1 else values_many)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgepack.errors import RecipeError
+from edgepack.errors import DataError, RecipeError
 from edgepack.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -39,10 +39,44 @@ class Fitted:
 
     def predict_scores(self, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
         """Return the estimator's own scores [n, k]; see `scores_of`."""
-        found = scores_of(self.estimator, self.recipe.task, frame[list(self.inputs)])
+        found = scores_of(self.estimator, self.recipe.task, estimator_rows(frame, self.inputs))
         if found is None:
             raise RecipeError(f"the model of {self.recipe.name} gives no probabilities")
         return found
+
+
+def is_tensor(values: Any) -> bool:
+    """Whether a column of a frame holds an array of fixed shape in each row."""
+    return bool(
+        values.dtype == object
+        and len(values)
+        and isinstance(values.iloc[0], (list, tuple, np.ndarray))
+    )
+
+
+def estimator_rows(frame: pd.DataFrame, inputs: Sequence[str]) -> Any:
+    """Return what an estimator is given: a frame, or [n, values] of the one column of tensors.
+
+    Raises:
+        DataError: A column of tensors stands beside other inputs, or its shapes differ.
+    """
+    tensors = [name for name in inputs if is_tensor(frame[name])]
+    if not tensors:
+        return frame[list(inputs)]
+    if len(inputs) > 1:
+        raise DataError(
+            f"column {tensors[0]} holds tensors and must be the only input",
+            next="put every number of a row into the tensor, or none",
+        )
+    return flat(frame[tensors[0]])
+
+
+def flat(values: Any) -> np.ndarray[Any, Any]:
+    """Return a column of tensors as [n, values of one row]."""
+    try:
+        return np.stack([np.asarray(item) for item in values]).reshape(len(values), -1)
+    except ValueError:
+        raise DataError(f"the tensors of column {values.name} differ in shape") from None
 
 
 def class_text(value: Any) -> str:
@@ -61,6 +95,8 @@ def names_of(recipe: Recipe, estimator: Any) -> tuple[str, ...]:
         return tuple(class_text(item) for item in classes)
     if recipe.task == "labels":
         return recipe.names or recipe.target
+    if recipe.function("names") is not None:
+        return tuple(str(item) for item in recipe.call("names"))
     if recipe.task == "quantiles":
         return tuple(f"{level:g}" for level in recipe.quantiles)
     return recipe.names or recipe.target or ("score",)

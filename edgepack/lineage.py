@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from device_runtime.format import canonical
+from edgepack.fitted import flat, is_tensor
 from edgepack.recipe import CODE, FILE, Recipe
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def rows_digest(frame: pd.DataFrame) -> str:
     for name in frame.columns:
         column = frame[name]
         digest.update(f"{name}\0{column.dtype}\0{len(column)}\0".encode())
-        if column.dtype == object:
+        if is_tensor(column):
+            digest.update(np.ascontiguousarray(flat(column)).tobytes())
+        elif column.dtype == object:
             codes, words = pd.factorize(column.map(_plain_text), use_na_sentinel=True)
             digest.update(np.ascontiguousarray(codes, "<i8").tobytes())
             digest.update(canonical.encode([str(word) for word in words]))

@@ -107,8 +107,8 @@ def make(
     parts = (
         split(recipe, frame) if holdout is None else Split(frame, holdout, "given by the caller")
     )
-    made = train(recipe, parts, seed=seed, onnxruntime=runtime)
     whole = frame if holdout is None else _joined(parts)
+    made = train(recipe, parts, whole, seed=seed, onnxruntime=runtime)
     story = lineages.describe(
         recipe,
         whole,
@@ -128,16 +128,18 @@ def _joined(parts: Split) -> pd.DataFrame:
     return pd.concat([parts.train, parts.test], ignore_index=True)
 
 
-def train(recipe: Recipe, parts: Split, *, seed: int | None, onnxruntime: str) -> Made:
-    """Fit, prove and measure; then fit on all rows and prove that."""
+def train(
+    recipe: Recipe, parts: Split, whole: pd.DataFrame, *, seed: int | None, onnxruntime: str
+) -> Made:
+    """Fit, prove and measure; then fit on all rows (`whole`) and prove that."""
     notes = [f"suspect: {item}" for item in suspects(recipe, parts.train)]
     fitted = fit(recipe, parts.train, seed=seed)
     proven = prove(fitted, parts.train, parts.test, onnxruntime=onnxruntime)
     answers = _score(proven.onnx.model, proven.onnx.schema, parts.test)
     metrics = metrics_of(proven.onnx.schema, parts.test, answers)
-    whole = parts.train
-    if recipe.refit:
-        whole = _joined(parts)
+    if not recipe.refit:
+        whole = parts.train
+    else:
         if fitted.names != _names(recipe, whole, fitted):
             notes.append("the newest rows hold classes that the measured model had not seen")
         fitted = fit(recipe, whole, seed=seed)

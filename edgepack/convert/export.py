@@ -11,7 +11,7 @@ import numpy as np
 
 from device_runtime.format.schema import Column, ModelInput, ModelOutput, Schema
 from edgepack.convert.families import refuse, unwrap
-from edgepack.convert.normal import normalise
+from edgepack.convert.normal import normalise, unflatten
 from edgepack.errors import ConversionError, DataError
 from edgepack.fitted import Fitted, class_text
 from edgepack.recipe import Recipe
@@ -148,6 +148,8 @@ def export(fitted: Fitted, frame: pd.DataFrame, *, numbers: str, onnxruntime: st
     fed = [column for column in columns if column.role == "input"]
     tensors = input_tensors(estimator, fed, numbers)
     proto = tensors_to_proto(estimator, tensors, fed, onnxruntime)
+    if len(fed) == 1 and len(fed[0].shape) > 1:
+        unflatten(proto, fed[0].shape)
     output = _output(recipe, fitted, estimator, proto)
     model = normalise(proto, opsets_for(onnxruntime), keep=_kept(output), classes=_classes(fitted))
     schema = Schema(
@@ -212,8 +214,8 @@ def tensors_to_proto(
     initial = []
     for tensor in tensors:
         shape: list[int | None] = [None, len(tensor.columns)]
-        if len(tensor.columns) == 1 and by_name[tensor.columns[0]].shape:
-            shape = [None, *by_name[tensor.columns[0]].shape]
+        if len(tensor.columns) == 1:
+            shape = [None, by_name[tensor.columns[0]].count]
         initial.append((tensor.tensor, kinds[tensor.dtype](shape)))
     opset, ml, _ = opsets_for(onnxruntime)
     own = converters()

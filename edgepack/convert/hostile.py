@@ -39,6 +39,8 @@ def hostile_rows(
     base = base_rows(frame)
     for column in schema.fed:
         if column.shape:
+            for value in (0, 1, 255):
+                yield "constant tensors", column.name, _tensors(base, column, value)
             continue
         if column.missing:
             yield "missing", column.name, with_value(base, column, None)
@@ -72,6 +74,14 @@ def with_value(rows: pd.DataFrame, column: Column, value: Any) -> pd.DataFrame:
             np.full(len(rows), np.nan if value is None else value).astype(kind), index=rows.index
         )
     return rows.assign(**{column.name: filled})
+
+
+def _tensors(rows: pd.DataFrame, column: Column, value: int) -> pd.DataFrame:
+    import pandas as pd
+
+    like = np.asarray(rows[column.name].iloc[0])
+    cells = pd.Series([np.full_like(like, value)] * len(rows), index=rows.index, dtype=object)
+    return rows.assign(**{column.name: cells})
 
 
 def _each(rows: pd.DataFrame, column: Column, values: list[Any]) -> pd.DataFrame:

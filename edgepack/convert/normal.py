@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from edgepack.errors import ConversionError
 
 
@@ -107,6 +109,25 @@ def _classes_of(graph: Any, name: str) -> int | None:
             for attribute in node.attribute:
                 return len(attribute.strings) or len(attribute.ints) or None
     return None
+
+
+def unflatten(proto: Any, shape: Sequence[int]) -> None:
+    """Let the one input [n, values] be fed as [n, *shape]: a Reshape in front. Changes `proto`."""
+    from onnx import TensorProto, helper
+
+    graph = proto.graph
+    entry = graph.input[0]
+    inner = entry.name + "_flat"
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name == entry.name:
+                node.input[i] = inner
+    count = int(np.prod(shape))
+    graph.initializer.append(helper.make_tensor("flat_shape", TensorProto.INT64, [2], [-1, count]))
+    front = helper.make_node("Reshape", [entry.name, "flat_shape"], [inner])
+    graph.node.insert(0, front)
+    kind = entry.type.tensor_type.elem_type
+    entry.CopyFrom(helper.make_tensor_value_info(entry.name, kind, [None, *shape]))
 
 
 def _append_text(graph: Any, label: str, classes: Mapping[int, str]) -> None:

@@ -17,7 +17,7 @@ from device_runtime.model.session import open_session
 from edgepack.convert.feed import ROWS, Scored, batch_of, official_session, run_official
 from edgepack.convert.hostile import hostile_rows, thresholds_of
 from edgepack.errors import ConversionError
-from edgepack.fitted import class_text, scores_of
+from edgepack.fitted import class_text, estimator_rows, scores_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,7 +148,7 @@ def original(estimator: Any, schema: Schema, inputs: Sequence[str]) -> ORIGINAL:
     by_scores = says_argmax(estimator)
 
     def ask(frame: pd.DataFrame) -> Scored:
-        rows = frame[list(inputs)]
+        rows = estimator_rows(frame, inputs)
         none = np.full(len(rows), -1, np.int16)
         scores = None
         if schema.output.scores is not None:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgepack.errors import DataError, RecipeError
-from edgepack.fitted import CLASSED, Fitted, class_text, names_of
+from edgepack.fitted import (
+    CLASSED,
+    Fitted,
+    class_text,
+    estimator_rows,
+    flat,
+    is_tensor,
+    names_of,
+)
 from edgepack.recipe import Recipe
 from edgepack.tables import inputs_of
 
@@ -32,9 +40,10 @@ class Split:
 
 
 def target_values(recipe: Recipe, frame: pd.DataFrame) -> Any:
-    """Return the target: a Series, or a frame where the recipe names several columns."""
+    """Return the target: a Series, or [n, k] where it holds tensors or has several columns."""
     if len(recipe.target) == 1:
-        return frame[recipe.target[0]]
+        values = frame[recipe.target[0]]
+        return flat(values) if is_tensor(values) else values
     return frame[list(recipe.target)]
 
 
@@ -48,20 +57,21 @@ def split(recipe: Recipe, frame: pd.DataFrame) -> Split:
         DataError: One side would be empty.
     """
     if recipe.function("split") is not None:
-        mask = np.asarray(recipe.call("split", frame), bool)
-        if mask.shape != (len(frame),):
-            raise RecipeError("split() must give one true (= held out) or false per row")
-        return _parted(recipe, frame, mask, "by split() of recipe.py")
+        side = np.asarray(recipe.call("split", frame))
+        if side.shape != (len(frame),) or side.dtype.kind not in "bi":
+            raise RecipeError("split() must give 1 (held out), 0 (train) or -1 (neither) per row")
+        return _parted(recipe, frame, side.astype(int), "by split() of recipe.py")
     if recipe.time is None:
-        mask = np.arange(len(frame)) >= round(len(frame) * (1 - recipe.test))
-        return _parted(recipe, frame, mask, "by order of the rows (the recipe names no time)")
+        side = (np.arange(len(frame)) >= round(len(frame) * (1 - recipe.test))).astype(int)
+        return _parted(recipe, frame, side, "by order of the rows (the recipe names no time)")
     times = frame[recipe.time]
     cut = times.iloc[min(round(len(frame) * (1 - recipe.test)), len(frame) - 1)]
-    return _parted(recipe, frame, (times >= cut).to_numpy(), f"by time, newest from {cut}")
+    side = (times >= cut).to_numpy().astype(int)
+    return _parted(recipe, frame, side, f"by time, newest from {cut}")
 
 
-def _parted(recipe: Recipe, frame: pd.DataFrame, held: Any, how: str) -> Split:
-    train, test = frame[~held], frame[held]
+def _parted(recipe: Recipe, frame: pd.DataFrame, side: Any, how: str) -> Split:
+    train, test = frame[side == 0], frame[side == 1]
     if not len(train) or not len(test):
         raise DataError(
             f"{len(frame)} rows of {recipe.name} cannot be parted into training and test",
@@ -148,5 +158,6 @@ def fit(
     check_target(recipe, frame)
     seed = recipe.seed if seed is None else seed
     inputs = inputs_of(recipe, frame)
-    estimator = fit_memory(recipe, frame[inputs], target_values(recipe, frame), seed)
+    rows = estimator_rows(frame, inputs)
+    estimator = fit_memory(recipe, rows, target_values(recipe, frame), seed)
     return Fitted(recipe, estimator, tuple(inputs), names_of(recipe, estimator), seed, len(frame))

@@ -14,8 +14,9 @@ MAIN: dict[str, tuple[str, bool]] = {
     "labels": ("f1", True),
     "regression": ("mae", False),
     "quantiles": ("pinball", False),
-    "scores": ("score", True),
+    "scores": ("recall_at_10", True),
 }
+TOP = 10
 
 
 def measure(
@@ -46,7 +47,20 @@ def measure(
         return _values(truth.reshape(values.shape).astype(float), values)
     if task == "quantiles":
         return _quantiles([float(name) for name in names], truth.astype(float).ravel(), values)
+    if truth.shape == values.shape and values.shape[1] > TOP and set(np.unique(truth)) <= {0, 1}:
+        return {f"recall_at_{TOP}": recall_at(truth, values)}
     return {}
+
+
+def recall_at(truth: Any, scores: Any, top: int = TOP) -> float:
+    """Return how much of what was chosen (0/1 [n, k]) stands among the top scores of its row.
+
+    A row where fewer than `top` were chosen can still reach 1; rows where nothing was are left out.
+    """
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    hits = np.take_along_axis(truth, best, axis=1).sum(axis=1)
+    chosen = np.minimum(truth.sum(axis=1), top)
+    return float((hits[chosen > 0] / chosen[chosen > 0]).mean())
 
 
 def _classed(task: str, k: int, truth: Any, label: Any, scores: Any) -> dict[str, float]:
@@ -56,7 +70,7 @@ def _classed(task: str, k: int, truth: Any, label: Any, scores: Any) -> dict[str
     known = truth >= 0
     several = len(np.unique(truth[known])) > 1
     if task == "classes":
-        kinds = list(range(-1 if (~known).any() else 0, k))
+        kinds = np.unique(truth)
         result["macro_f1"] = float(
             f1_score(truth, label, labels=kinds, average="macro", zero_division=0)
         )
