@@ -11,9 +11,9 @@ from typing import Any
 
 from device_runtime import policy as policies
 from device_runtime.clock import Clock
-from device_runtime.disk import Disk, write_all
+from device_runtime.disk import Disk
 from device_runtime.errors import UsageError
-from device_runtime.format import canonical, container
+from device_runtime.format import canonical
 from device_runtime.generation import Trusted
 from device_runtime.policy import Policy
 from device_runtime.trust import kit as kits
@@ -24,6 +24,7 @@ from device_runtime.trust.source import chunks_of
 from edgepack.errors import DeviceUnknownError, KeyringError
 from edgepack.keys import roles
 from edgepack.keys.ring import Ring
+from edgepack.keys.sign import write_container
 from edgepack.registry import Registry
 
 
@@ -96,7 +97,7 @@ def write_kit(
             (f"payload/{name}", files[name].length, chunks_of(ws.disk, path))
             for name, path in sources.items()
         ]
-        _write(ws.disk, out, entries)
+        write_container(ws.disk, out, entries)
         kit = kits.read_kit(ws.disk, out)
         registry.put_plan(replace(plan, kit_id=kit_id))
     return kit.words
@@ -138,19 +139,3 @@ def _target(disk: Disk, path: Path) -> Target:
 
 def _small(name: str, data: bytes) -> tuple[str, int, Iterable[bytes]]:
     return name, len(data), (data,)
-
-
-def _write(disk: Disk, out: Path, entries: list[tuple[str, int, Iterable[bytes]]]) -> None:
-    part = out.with_name(out.name + ".part")
-    disk.unlink(part)
-    handle = disk.create(part, 0o644)
-    try:
-        container.write(lambda data: write_all(handle, data), entries)
-        handle.sync()
-    except BaseException:
-        handle.close()
-        disk.unlink(part)
-        raise
-    handle.close()
-    disk.rename(part, out)
-    disk.fsync_dir(out.parent)

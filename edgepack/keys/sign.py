@@ -10,7 +10,7 @@ The version is drawn here and stands only in the TUF metadata: the payload does 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -289,7 +289,7 @@ def _write(
     every_root: dict[int, bytes],
     extra: dict[str, bytes],
 ) -> int:
-    """Write the container beside its place, sync it, rename it; returns its size."""
+    """Write metadata, payload and what is added to it; returns the size of the container."""
     small = {f"metadata/{name}": data for name, data in metadata.items()}
     small |= {f"metadata/{version}.root.json": data for version, data in every_root.items()}
     small |= {f"payload/{name}": data for name, data in extra.items()}
@@ -300,8 +300,19 @@ def _write(
         (f"payload/{name}", source.index.entries[f"payload/{name}"].size, _pieces(source, name))
         for name in source.index.names("payload")
     ]
-    part = path.with_name(path.name + ".part")
     disk.mkdir(path.parent)
+    return write_container(disk, path, entries)
+
+
+def write_container(
+    disk: Disk, path: Path, entries: Sequence[tuple[str, int, Iterable[bytes]]]
+) -> int:
+    """Write a container beside its place, sync it, rename it; returns its size.
+
+    Raises:
+        FormatError, TooLargeError: As `container.write`.
+    """
+    part = path.with_name(path.name + ".part")
     disk.unlink(part)
     handle = disk.create(part, 0o644)
     try:
