@@ -18,7 +18,8 @@ from device_runtime.disk import Disk, write_durable
 from device_runtime.errors import EdgepackError, FormatError
 from device_runtime.format import canonical
 from device_runtime.format.frames import ROWS, scan
-from device_runtime.format.segment import MAX_HEADER, Lane, Name, open_header
+from device_runtime.format.header import MAX_HEADER, open_header
+from device_runtime.format.segment import Lane, Name
 from device_runtime.generation import Generation, SlotRecord
 from device_runtime.home import Home
 from device_runtime.policy import Policy
@@ -237,7 +238,7 @@ def _journal(home: Home, generation: Generation) -> dict[str, Any]:
 
 def _counts(disk: Disk, path: Path, name: Name) -> tuple[int, int, str]:
     """Return (records, rows, hash hex) of one segment file."""
-    from device_runtime.format.segment import TRAILER, read_trailer
+    from device_runtime.format.header import TRAILER, read_trailer
 
     if name.suffix == "open":
         data = disk.read(path)

@@ -9,7 +9,6 @@ Needs numpy; the path of a small request does not come here.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from device_runtime.errors import FormatError, TooLargeError, UnsupportedVersion
 from device_runtime.format import ints
 from device_runtime.format.batch import MISSING_CODE, ColumnData, Text
 from device_runtime.format.ints import U64, Reader
+from device_runtime.format.shared import shared_tables
 
 MAGIC = b"EPCOLS"
 VERSION = 1
@@ -57,7 +57,6 @@ NUMPY: dict[str, str] = {
 PLAIN, SCALED, COMPLEMENT, TEXT, SHARED = 0, 1, 2, 3, 4  # how a column is written
 
 _HEAD = struct.Struct("<6sBBIII")  # magic, version, 0, rows, columns, shared tables
-_SHARED_SAMPLE = 16_384
 _MAX_DECIMALS = 6
 
 
@@ -74,7 +73,7 @@ def encode_columns(
         ValueError: Data of another length than n rows.
     """
     raw = [_Column(n, *column) for column in columns]
-    tables = _shared_tables(n, raw) if n >= 256 else []
+    tables = shared_tables(n, raw) if n >= 256 else []
     parts = [_HEAD.pack(MAGIC, VERSION, 0, n, len(raw), len(tables))]
     for table in tables:
         parts += [len(table.first).to_bytes(4, "little"), ints.encode(table.codes)]
@@ -260,102 +259,6 @@ def _unscale(whole: NDArray[np.int64], decimals: int, dtype: str) -> NDArray[Any
 def _wrong(array: NDArray[Any], whole: NDArray[np.int64], decimals: int) -> NDArray[np.bool_]:
     result: NDArray[np.bool_] = _bits(_unscale(whole, decimals, array.dtype.str)) != _bits(array)
     return result
-
-
-# --- columns that move together --------------------------------------------------------------
-
-
-class _Table:
-    """Columns whose distinct tuples are written once."""
-
-    def __init__(self, members: list[int], codes: U64, first: NDArray[np.int64]) -> None:
-        self.members, self.codes, self.first = members, codes, first
-
-
-class _Group:
-    """Candidate for a shared table, judged on a sample of rows."""
-
-    def __init__(self, member: int, codes: NDArray[np.int64], size: int) -> None:
-        self.members = [member]
-        self.codes, self.size = codes, size
-        self.entry = self.entropy(codes)
-        self.index_cost = self.alone = float(_cost(codes, size))
-
-    @staticmethod
-    def entropy(codes: NDArray[np.int64]) -> float:
-        share = np.bincount(codes) / len(codes)
-        share = share[share > 0]
-        return float(-(share * np.log2(share)).sum() / 8)
-
-    @property
-    def cost(self) -> float:
-        return self.index_cost + (self.size * self.entry if len(self.members) > 1 else 0.0)
-
-
-def _cost(codes: NDArray[np.int64], size: int) -> int:
-    width = 1 if size <= 256 else 2
-    return len(
-        zlib.compress(codes.astype(f"<u{width}").view(np.uint8).reshape(-1, width).T.tobytes(), 1)
-    )
-
-
-def _shared_tables(n: int, columns: list[_Column]) -> list[_Table]:
-    """Find columns that move together (weather of one hour, facts of one machine)."""
-    start = max(0, (n - _SHARED_SAMPLE) // 2)
-    groups: list[_Group] = []
-    for index, column in enumerate(columns):
-        if column.shape:
-            continue
-        sample = column.bits()[start : start + _SHARED_SAMPLE]
-        entries, codes = np.unique(sample, return_inverse=True)
-        if 2 < len(entries) <= len(sample) // 8:
-            group = _Group(index, codes.astype(np.int64), len(entries))
-            if group.alone > 0.02 * len(sample):
-                groups.append(group)
-    groups.sort(key=lambda item: -item.alone)
-    merged: list[_Group] = []
-    for group in groups:
-        if not any(_join_group(target, group) for target in merged):
-            merged.append(group)
-    tables = [_table(n, columns, group.members) for group in merged if len(group.members) > 1]
-    return [table for table in tables if table is not None]
-
-
-def _join_group(target: _Group, other: _Group) -> bool:
-    """Merge `other` into `target` if that is cheaper."""
-    limit = len(target.codes) // 4
-    entries, codes = np.unique(target.codes * other.size + other.codes, return_inverse=True)
-    if len(entries) > limit:
-        return False
-    codes = codes.astype(np.int64)
-    index_cost = float(_cost(codes, len(entries)))
-    entry = (
-        target.entry if len(target.members) > 1 else target.entropy(target.codes)
-    ) + other.entry
-    if index_cost + len(entries) * entry >= 0.98 * (target.cost + other.cost):
-        return False
-    target.members += other.members
-    target.codes, target.size = codes, len(entries)
-    target.entry, target.index_cost = entry, index_cost
-    return True
-
-
-def _table(n: int, columns: list[_Column], members: list[int]) -> _Table | None:
-    joint = np.zeros(n, np.int64)
-    size = 1
-    for member in members:
-        entries, codes = np.unique(columns[member].bits(), return_inverse=True)
-        joint, size = joint * len(entries) + codes, size * len(entries)
-        if size > 1 << 30:
-            distinct, joint = np.unique(joint, return_inverse=True)
-            size = len(distinct)
-    _, first, codes = np.unique(joint, return_index=True, return_inverse=True)
-    if len(first) > n // 2:
-        return None
-    order = np.argsort(first)
-    rank = np.empty(len(order), np.uint64)
-    rank[order] = np.arange(len(order), dtype=np.uint64)
-    return _Table(members, rank[codes], first[order])
 
 
 # --- reading ---------------------------------------------------------------------------------

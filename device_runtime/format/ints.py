@@ -2,13 +2,12 @@
 
 A stream of m values says how it was made: constant, offset from the smallest value, difference to
 the value before (zigzag), or index into a sorted dictionary. What is left is cut to the bytes it
-needs, laid out byte plane by byte plane or value by value, and compressed by zlib or LZMA,
-whatever is smallest. Arithmetic is modulo 2**64, so every value comes back bit for bit.
+needs, laid out byte plane by byte plane or value by value, and deflated. Arithmetic is modulo
+2**64, so every value comes back bit for bit.
 """
 
 from __future__ import annotations
 
-import lzma
 import struct
 import zlib
 from typing import Any
@@ -21,7 +20,7 @@ from device_runtime.errors import FormatError, TruncatedError
 U64 = NDArray[np.uint64]
 
 CONST, OFFSET, DELTA, DICT = 0, 1, 2, 3
-STORE, ZLIB, LZMA = 0, 1, 2
+STORE, ZLIB = 0, 1
 _PLANES, _VALUES, _BITS1, _BITS2, _BITS4 = 0, 1, 2, 3, 4
 _SAMPLE = 4096
 _OFFSET_HEAD = struct.Struct("<QBBBI")  # smallest, bytes per value, layout, packing, bytes
@@ -67,38 +66,19 @@ class Reader:
 # --- compression -----------------------------------------------------------------------------
 
 
-def _filters(step: int) -> list[dict[str, int]]:
-    bits = {1: 0, 2: 1, 4: 2, 8: 3}.get(step, 0)
-    return [
-        {
-            "id": lzma.FILTER_LZMA2,
-            "dict_size": 1 << 22,
-            "lc": 0,
-            "lp": bits,
-            "pb": bits,
-            "mode": lzma.MODE_NORMAL,
-            "nice_len": 64,
-            "mf": lzma.MF_BT3,
-            "depth": 16,
-        }
-    ]
+def pack(data: bytes) -> tuple[int, bytes]:
+    """Return (packing, bytes), stored where deflating does not pay.
 
-
-def pack(data: bytes, step: int = 1) -> tuple[int, bytes]:
-    """Return (packing, bytes) of whatever is smallest; LZMA must earn its slower decoding."""
-    best, packing = data, STORE
+    LZMA was measured: 7 % smaller on flights, three times slower to write (docs/adr).
+    """
     if len(data) > 16:
         small = zlib.compress(data, 6)
-        if len(small) < len(best):
-            best, packing = small, ZLIB
-    if len(data) > 256 and len(best) < 0.95 * len(data) and len(best) > 64:
-        small = lzma.compress(data, lzma.FORMAT_RAW, filters=_filters(step))
-        if len(small) < 0.97 * len(best):
-            best, packing = small, LZMA
-    return packing, best
+        if len(small) < len(data):
+            return ZLIB, small
+    return STORE, data
 
 
-def unpack(packing: int, data: memoryview, size: int, step: int = 1) -> bytes:
+def unpack(packing: int, data: memoryview, size: int) -> bytes:
     """Undo `pack`; the result has exactly `size` bytes or it is refused; memory is bounded."""
     if packing == STORE:
         result = bytes(data)
@@ -108,12 +88,6 @@ def unpack(packing: int, data: memoryview, size: int, step: int = 1) -> bytes:
             result = inflater.decompress(data, size + 1)
         except zlib.error as error:
             raise FormatError(f"a block of columns does not inflate: {error}") from None
-    elif packing == LZMA:
-        expander = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(step))
-        try:
-            result = expander.decompress(data, size + 1)
-        except (lzma.LZMAError, EOFError) as error:
-            raise FormatError(f"a block of columns does not expand: {error}") from None
     else:
         raise FormatError(f"a block of columns uses packing {packing}")
     if len(result) != size:
@@ -222,7 +196,7 @@ def _offset(values: U64, low: int, width: int) -> bytes:
         planes = len(zlib.compress(_layout(part, width, _PLANES), 6))
         valued = len(zlib.compress(_layout(part, width, _VALUES), 6))
         layout = _VALUES if valued < 0.98 * planes else _PLANES
-        best = pack(_layout(values, width, layout), width if layout == _VALUES else 1)
+        best = pack(_layout(values, width, layout))
     packing, body = best
     head = _OFFSET_HEAD.pack(low & 0xFFFFFFFFFFFFFFFF, width, layout, packing, len(body))
     return bytes([OFFSET]) + head + body
@@ -299,8 +273,7 @@ def _read_offset(reader: Reader, count: int) -> U64:
             parts[:, index] = (raw >> np.uint8(index * bits)) & np.uint8((1 << bits) - 1)
         result = parts.reshape(-1)[:count]
     elif layout in (_PLANES, _VALUES):
-        step = width if layout == _VALUES else 1
-        raw = np.frombuffer(unpack(packing, body, count * width, step), np.uint8)
+        raw = np.frombuffer(unpack(packing, body, count * width), np.uint8)
         result = _join(raw, count, width, planes=layout == _PLANES)
     else:
         raise FormatError(f"a block of columns uses layout {layout}")

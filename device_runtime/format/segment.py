@@ -1,4 +1,4 @@
-"""What a segment of the journal says about itself: ids, header, trailer, file name.
+"""What a segment of the journal says about itself: ids, epochs, holes, header, file name.
 
 Three kinds: an *open* segment (written row by row), a *sealed* one (columnar) and a *salvage* (the
 frames of a crashed process, verbatim). See docs/FORMAT-journal.md. Needs no key and no numpy.
@@ -6,31 +6,20 @@ frames of a crashed process, verbatim). See docs/FORMAT-journal.md. Needs no key
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from device_runtime.errors import FormatError, TruncatedError, UnsupportedVersionError
-from device_runtime.format import canonical
+from device_runtime.errors import FormatError
 from device_runtime.format.batch import Answers, Batch
 
-VERSION = 1
-MAGIC = b"EPSEGMNT"
-TRAILER_MAGIC = b"EPSEGEND"
 OPEN, SEALED, SALVAGE = 1, 2, 3
 
-PREFIX = struct.Struct("<8sBBHII")  # magic, version, kind, 0, bytes of the header, CRC-32
-TRAILER = struct.Struct("<32s64s8s")  # SHA-256 of everything before it, Ed25519, magic
-MAX_HEADER = 1 << 20
 MAX_MARKS = 8
 SIGNATURE_BYTES = 64
 
-_HEX16, _HEX32, _HEX64 = 16, 32, 64
+HEX16, HEX32, HEX64 = 16, 32, 64
 
 
 class Lane(IntEnum):
@@ -71,9 +60,9 @@ class RecordId(NamedTuple):
         parts = text.split("/")
         if (
             len(parts) != 4
-            or not is_hex(parts[0], _HEX32)
-            or not is_hex(parts[1], _HEX16)
-            or not is_hex(parts[2], _HEX16)
+            or not is_hex(parts[0], HEX32)
+            or not is_hex(parts[1], HEX16)
+            or not is_hex(parts[2], HEX16)
             or not parts[3].isascii()
             or not parts[3].isdecimal()
             or str(int(parts[3][:20])) != parts[3]
@@ -109,7 +98,7 @@ class Epoch(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object; `from_json` reads it back equal."""
-        return {"id": self.id, "parent": _parent_json(self.parent)}
+        return {"id": self.id, "parent": parent_json(self.parent)}
 
     @classmethod
     def from_json(cls, value: Any) -> Epoch:
@@ -119,7 +108,7 @@ class Epoch(NamedTuple):
             FormatError: It is not an epoch.
         """
         try:
-            epoch = cls(_hex(value["id"], _HEX16), _parent(value["parent"]))
+            epoch = cls(as_hex(value["id"], HEX16), parent_of(value["parent"]))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise FormatError(f"not an epoch: {error!r}") from None
         return epoch
@@ -221,16 +210,16 @@ class Hole:
         """
         try:
             return cls(
-                reason=_text(value["reason"]),
-                epoch=_hex(value["epoch"], _HEX16),
+                reason=as_text(value["reason"]),
+                epoch=as_hex(value["epoch"], HEX16),
                 lane=Lane(value["lane"]),
-                number=_int(value["number"]),
-                uid=_text(value["uid"]),
-                hash=_text(value["hash"]),
-                first=_int(value["first"], -1),
-                last=_int(value["last"], -1),
-                count=_int(value["count"], -1),
-                upto=_int(value["upto"]),
+                number=as_int(value["number"]),
+                uid=as_text(value["uid"]),
+                hash=as_text(value["hash"]),
+                first=as_int(value["first"], -1),
+                last=as_int(value["last"], -1),
+                count=as_int(value["count"], -1),
+                upto=as_int(value["upto"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"not a hole: {error!r}") from None
@@ -333,208 +322,34 @@ class Rows(NamedTuple):
 RAW = "_raw"
 
 
-class Opened(NamedTuple):
-    """A header with its place in the file."""
-
-    header: Header
-    hash: bytes
-    end: int
-
-
-# --- header ----------------------------------------------------------------------------------
-
-
-def write_header(header: Header) -> bytes:
-    """Return prefix and header. `sha256` of these bytes is the associated data of all frames."""
-    body = canonical.encode(_header_json(header))
-    if len(body) > MAX_HEADER:
-        raise FormatError("the header of a segment would be too large")
-    prefix = PREFIX.pack(MAGIC, VERSION, header.kind, 0, len(body), 0)[:-4]
-    return prefix + zlib.crc32(body, zlib.crc32(prefix)).to_bytes(4, "little") + body
-
-
-def read_header(data: bytes | bytearray | memoryview) -> Header:
-    """Read the header of a segment of any kind; needs no key and checks no signature.
-
-    Raises:
-        TruncatedError: Fewer bytes than the header has.
-        UnsupportedVersionError: Written by a newer edgepack.
-        FormatError: Anything else.
-    """
-    opened = open_header(data)
-    if opened.header.kind != SALVAGE:
-        return opened.header
-    return opened.header._replace(keys=open_header(data, opened.end).header.keys)
-
-
-def open_header(data: bytes | bytearray | memoryview, start: int = 0) -> Opened:
-    """Read one header at `start`; see `read_header`. Keys of a salvage stand in the next one."""
-    view = memoryview(data)[start:]
-    if len(view) < PREFIX.size:
-        raise TruncatedError("a segment ends in its header")
-    magic, version, kind, zero, length, crc = PREFIX.unpack_from(view)
-    if magic != MAGIC:
-        raise FormatError("this is not a segment of a journal")
-    if version > VERSION:
-        raise UnsupportedVersionError(f"a segment has version {version}; this reads {VERSION}")
-    if version < 1 or kind not in (OPEN, SEALED, SALVAGE) or zero or length > MAX_HEADER:
-        raise FormatError("the prefix of a segment is not valid")
-    end = PREFIX.size + length
-    if len(view) < end:
-        raise TruncatedError("a segment ends in its header")
-    if zlib.crc32(view[PREFIX.size : end], zlib.crc32(view[: PREFIX.size - 4])) != crc:
-        raise FormatError("the header of a segment is damaged")
-    value = canonical.decode(
-        view[PREFIX.size : end], "the header of a segment", limit=MAX_HEADER, canonical=True
-    )
-    header = _header(kind, value)
-    return Opened(header, hashlib.sha256(view[:end]).digest(), start + end)
-
-
-def header_message(hash: bytes) -> bytes:
-    """Return what the device signs when it creates an open segment."""
-    return b"edgepack segment header v1\0" + hash
-
-
-def segment_message(hash: bytes) -> bytes:
-    """Return what the device signs when it seals."""
-    return b"edgepack segment v1\0" + hash
-
-
-def read_trailer(data: bytes | bytearray | memoryview) -> tuple[bytes, bytes]:
-    """Return (hash, signature) at the end of a sealed segment; nothing is verified.
-
-    Raises:
-        TruncatedError: There is no trailer.
-    """
-    if len(data) < TRAILER.size:
-        raise TruncatedError("a segment has no trailer")
-    digest, signature, magic = TRAILER.unpack_from(data, len(data) - TRAILER.size)
-    if magic != TRAILER_MAGIC:
-        raise TruncatedError("a segment has no trailer")
-    return digest, signature
-
-
-def _header_json(header: Header) -> dict[str, Any]:
-    layout = header.layout
-    value: dict[str, Any] = {
-        "device": header.device,
-        "epoch": header.epoch,
-        "lane": int(header.lane),
-        "number": header.number,
-        "uid": header.uid,
-        "previous": header.previous,
-        "parent": _parent_json(header.parent),
-        "bundle": [header.bundle_name, header.bundle_version, header.bundle_digest],
-        "boot": header.boot_id,
-        "monotonic": header.monotonic_ns,
-        "wall": header.wall_ns,
-        "first": header.first,
-        "columns": [[f.name, f.dtype, list(f.shape), f.journal] for f in layout.fields],
-        "names": list(layout.names),
-        "scores": layout.scores,
-        "task": layout.task,
-        "target": layout.target,
-        "keys": [[who, base64.b64encode(blob).decode()] for who, blob in header.keys],
-    }
-    if header.kind != OPEN:
-        value |= {
-            "last": header.last,
-            "records": header.records,
-            "rows": header.rows,
-            "holes": [hole.to_json() for hole in header.holes],
-            "skipped": [list(pair) for pair in header.skipped],
-            "torn": header.torn,
-            "marks": [[mark.stream, mark.row, mark.first, mark.count] for mark in header.marks],
-            "reason": header.reason,
-        }
-    return value
-
-
-def _header(kind: int, value: Any) -> Header:
-    try:
-        name, version, digest = value["bundle"]
-        closed = kind != OPEN
-        header = Header(
-            kind=kind,
-            device=_hex(value["device"], _HEX32),
-            epoch=_hex(value["epoch"], _HEX16),
-            lane=Lane(value["lane"]),
-            number=_int(value["number"], 1),
-            uid=_hex(value["uid"], _HEX16),
-            previous=_hex(value["previous"], _HEX64) if value["previous"] else "",
-            parent=_parent(value["parent"]),
-            bundle_name=_text(name),
-            bundle_version=_int(version),
-            bundle_digest=_text(digest),
-            boot_id=_hex(value["boot"], _HEX32),
-            monotonic_ns=_int(value["monotonic"]),
-            wall_ns=_int(value["wall"], -(2**63)),
-            first=_int(value["first"]),
-            layout=_layout(value),
-            keys=tuple(
-                (_hex(who, _HEX16), base64.b64decode(_text(blob), validate=True))
-                for who, blob in value["keys"]
-            ),
-            last=_int(value["last"], -1) if closed else -1,
-            records=_int(value["records"]) if closed else -1,
-            rows=_int(value["rows"]) if closed else -1,
-            holes=tuple(Hole.from_json(hole) for hole in value["holes"]) if closed else (),
-            skipped=tuple((_int(a), _int(b)) for a, b in value["skipped"]) if closed else (),
-            torn=_int(value["torn"]) if closed else 0,
-            marks=tuple(
-                Mark(_hex(s, _HEX16), _int(row, -1), _int(first), _int(count, 1))
-                for s, row, first, count in value["marks"]
-            )
-            if closed
-            else (),
-            reason=_text(value["reason"]) if closed else "",
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise FormatError(
-            f"the header of a segment does not follow its format: {error!r}"
-        ) from None
-    if closed and not header.first - 1 <= header.last < header.first + (1 << 32):
-        raise FormatError("the header of a segment counts wrongly")
-    return header
-
-
-def _layout(value: Any) -> Layout:
-    fields_: list[Field] = []
-    for name, dtype, shape, journal in value["columns"]:
-        fields_.append(
-            Field(_text(name), _text(dtype), tuple(_int(s, 1) for s in shape), _text(journal))
-        )
-    names = tuple(_text(item) for item in value["names"])
-    return Layout(
-        tuple(fields_), names, _text(value["scores"]), _text(value["task"]), _text(value["target"])
-    )
-
-
-def _parent_json(parent: Parent | None) -> dict[str, Any] | None:
+def parent_json(parent: Parent | None) -> dict[str, Any] | None:
+    """Return the JSON object of a parent."""
     if parent is None:
         return None
     heads = {str(int(lane)): [number, head] for lane, (number, head) in parent.heads.items()}
     return {"epoch": parent.epoch, "heads": heads, "reason": parent.reason}
 
 
-def _parent(value: Any) -> Parent | None:
+def parent_of(value: Any) -> Parent | None:
+    """Read what `parent_json` wrote; raise one of Python's own errors if it is none."""
     if value is None:
         return None
     heads = {
-        Lane(int(lane)): (_int(pair[0]), _hex(pair[1], _HEX64) if pair[1] else "")
+        Lane(int(lane)): (as_int(pair[0]), as_hex(pair[1], HEX64) if pair[1] else "")
         for lane, pair in value["heads"].items()
     }
-    return Parent(_hex(value["epoch"], _HEX16), heads, _text(value["reason"]))
+    return Parent(as_hex(value["epoch"], HEX16), heads, as_text(value["reason"]))
 
 
-def _int(value: Any, low: int = 0) -> int:
+def as_int(value: Any, low: int = 0) -> int:
+    """Return a number from `low` to 2**63 - 1, or raise ValueError."""
     if type(value) is not int or not low <= value < 2**63:
         raise ValueError(f"{value!r} is no number from {low}")
     return value
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Return a text, or raise ValueError."""
     if type(value) is not str:
         raise ValueError(f"{value!r} is no text")
     return value
@@ -545,7 +360,8 @@ def is_hex(value: str, length: int) -> bool:
     return len(value) == length and not value.strip("0123456789abcdef")
 
 
-def _hex(value: Any, length: int) -> str:
+def as_hex(value: Any, length: int) -> str:
+    """Return so many lower-case hex characters, or raise ValueError."""
     if type(value) is not str or not is_hex(value, length):
         raise ValueError(f"{value!r} is no identifier")
     return value
@@ -580,6 +396,6 @@ class Name(NamedTuple):
         epoch, letter, number, uid = parts
         if len(number) != 10 or not number.isascii() or not number.isdecimal():
             return None
-        if not is_hex(epoch, _HEX16) or not is_hex(uid, _HEX16):
+        if not is_hex(epoch, HEX16) or not is_hex(uid, HEX16):
             return None
         return cls(epoch, Lane("pb".index(letter)), int(number), uid, suffix)

@@ -11,14 +11,8 @@ from zlib import crc32
 from device_runtime.crypt import Aead, Identity, RecipientKey
 from device_runtime.disk import Handle, write_all
 from device_runtime.format.frames import CLEAR, FRAME, MARKED, MARKER
-from device_runtime.format.segment import (
-    Header,
-    Mark,
-    Name,
-    header_message,
-    open_header,
-    write_header,
-)
+from device_runtime.format.header import header_message, open_header, write_header
+from device_runtime.format.segment import Header, Mark, Name
 from device_runtime.journal.seal import TAG, new_key, note_mark
 from device_runtime.journal.shelf import Shelf
 

@@ -9,7 +9,8 @@ from device_runtime.crypt import Aead, Identity, RecipientKey, sha256
 from device_runtime.errors import SegmentError
 from device_runtime.format.blocks import encode_block
 from device_runtime.format.frames import BLOCK, RECORDS, ROWS, Frame, frame_bytes, frame_head
-from device_runtime.format.segment import SEALED, Name, write_header
+from device_runtime.format.header import write_header
+from device_runtime.format.segment import SEALED, Name
 from device_runtime.journal import records as small
 from device_runtime.journal.content import parse
 from device_runtime.journal.reader import FrameOpener, RowBlock, walk

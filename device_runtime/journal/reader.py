@@ -20,19 +20,15 @@ from device_runtime.format.frames import (
     Frame,
     frames,
 )
-from device_runtime.format.segment import (
-    OPEN,
-    SALVAGE,
-    SEALED,
+from device_runtime.format.header import (
     TRAILER,
-    Header,
-    Layout,
     header_message,
     open_header,
     read_header,
     read_trailer,
     segment_message,
 )
+from device_runtime.format.segment import OPEN, SALVAGE, SEALED, Header, Layout
 from device_runtime.journal import records as small
 from device_runtime.journal.content import parse
 from device_runtime.journal.records import EventRecord, HoleRecord, LabelRecord, SketchRecord

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from device_runtime.crypt import Identity, sha256
 from device_runtime.errors import FormatError, JournalDamagedError
-from device_runtime.format.segment import PREFIX, TRAILER, Hole, Name, read_trailer
+from device_runtime.format.header import PREFIX, TRAILER, read_trailer
+from device_runtime.format.segment import Hole, Name
 from device_runtime.journal.seal import OpenFile, salvage
 from device_runtime.journal.shelf import Shelf
 

@@ -30,20 +30,15 @@ from device_runtime.format.frames import (
     Scan,
     scan,
 )
-from device_runtime.format.segment import (
-    MAX_MARKS,
-    SALVAGE,
+from device_runtime.format.header import (
     TRAILER,
     TRAILER_MAGIC,
-    Header,
-    Hole,
-    Mark,
-    Name,
     Opened,
     open_header,
     segment_message,
     write_header,
 )
+from device_runtime.format.segment import MAX_MARKS, SALVAGE, Header, Hole, Mark, Name
 from device_runtime.journal import content
 from device_runtime.journal.shelf import SealedInfo, Shelf
 

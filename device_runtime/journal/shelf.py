@@ -10,16 +10,8 @@ from typing import NamedTuple
 
 from device_runtime.disk import Disk
 from device_runtime.errors import FormatError, JournalDamagedError
-from device_runtime.format.segment import (
-    MAX_HEADER,
-    SALVAGE,
-    TRAILER,
-    Header,
-    Lane,
-    Name,
-    open_header,
-    read_trailer,
-)
+from device_runtime.format.header import MAX_HEADER, TRAILER, open_header, read_trailer
+from device_runtime.format.segment import SALVAGE, Header, Lane, Name
 
 _FIRST_READ = 64 << 10
 

@@ -27,11 +27,11 @@ from device_runtime.errors import (
     JournalFullError,
 )
 from device_runtime.format.frames import EVENT, HOLE, LABEL, MARK, ROWS, SKETCH
+from device_runtime.format.header import TRAILER
 from device_runtime.format.rowframe import RowEncoder, halves, layout_of, utf8
 from device_runtime.format.schema import Schema
 from device_runtime.format.segment import (
     OPEN,
-    TRAILER,
     Epoch,
     Header,
     Hole,

@@ -14,7 +14,8 @@ from device_runtime.courier.leave import pack_files, read_pack, whole_segments
 from device_runtime.courier.stick import Stick
 from device_runtime.disk import Disk
 from device_runtime.errors import FormatError
-from device_runtime.format.segment import Header, Hole, Lane, open_header
+from device_runtime.format.header import open_header
+from device_runtime.format.segment import Header, Hole, Lane
 from device_runtime.journal.seal import OpenFile
 from edgepack.registry import Registry
 

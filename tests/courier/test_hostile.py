@@ -9,7 +9,7 @@ import resource
 import pytest
 
 from device_runtime.crypt import Identity
-from device_runtime.format.segment import TRAILER
+from device_runtime.format.header import TRAILER
 from device_runtime.format.stick import (
     PackedSegment,
     PackHeader,

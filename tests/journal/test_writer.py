@@ -27,7 +27,8 @@ from device_runtime.errors import (
 )
 from device_runtime.format.batch import Batch, Text
 from device_runtime.format.frames import FRAME, frames, scan
-from device_runtime.format.segment import Epoch, Lane, RecordId, open_header, read_header
+from device_runtime.format.header import open_header, read_header
+from device_runtime.format.segment import Epoch, Lane, RecordId
 from device_runtime.journal.reader import RowBlock, open_segment
 from device_runtime.journal.writer import Journal
 from edgepack.sim.disk import SimDisk

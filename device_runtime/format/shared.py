@@ -1,0 +1,121 @@
+"""Columns that move together: their distinct tuples are written once, and one index per row.
+
+The weather of one hour at one place, the facts of one machine: such columns repeat as a whole.
+Which ones do is judged on a sample, greedily, by what the bytes would cost.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_runtime.format.ints import U64
+
+_SHARED_SAMPLE = 16_384
+
+
+class Bits(Protocol):
+    """What is needed of a column: its shape, and one number per value that stands for it."""
+
+    shape: tuple[int, ...]
+
+    def bits(self) -> U64:
+        """Return one uint64 per value, equal where the values are equal bit for bit."""
+        ...
+
+
+class Table:
+    """Columns whose distinct tuples are written once."""
+
+    def __init__(self, members: list[int], codes: U64, first: NDArray[np.int64]) -> None:
+        self.members, self.codes, self.first = members, codes, first
+
+
+class _Group:
+    """Candidate for a shared table, judged on a sample of rows."""
+
+    def __init__(self, member: int, codes: NDArray[np.int64], size: int) -> None:
+        self.members = [member]
+        self.codes, self.size = codes, size
+        self.entry = self.entropy(codes)
+        self.index_cost = self.alone = float(_cost(codes, size))
+
+    @staticmethod
+    def entropy(codes: NDArray[np.int64]) -> float:
+        share = np.bincount(codes) / len(codes)
+        share = share[share > 0]
+        return float(-(share * np.log2(share)).sum() / 8)
+
+    @property
+    def cost(self) -> float:
+        return self.index_cost + (self.size * self.entry if len(self.members) > 1 else 0.0)
+
+
+def _cost(codes: NDArray[np.int64], size: int) -> int:
+    width = 1 if size <= 256 else 2
+    return len(
+        zlib.compress(codes.astype(f"<u{width}").view(np.uint8).reshape(-1, width).T.tobytes(), 1)
+    )
+
+
+def shared_tables(n: int, columns: Sequence[Bits]) -> list[Table]:
+    """Find columns that move together (weather of one hour, facts of one machine)."""
+    start = max(0, (n - _SHARED_SAMPLE) // 2)
+    groups: list[_Group] = []
+    for index, column in enumerate(columns):
+        if column.shape:
+            continue
+        sample = column.bits()[start : start + _SHARED_SAMPLE]
+        entries, codes = np.unique(sample, return_inverse=True)
+        if 2 < len(entries) <= len(sample) // 8:
+            group = _Group(index, codes.astype(np.int64), len(entries))
+            if group.alone > 0.02 * len(sample):
+                groups.append(group)
+    groups.sort(key=lambda item: -item.alone)
+    merged: list[_Group] = []
+    for group in groups:
+        if not any(_join_group(target, group) for target in merged):
+            merged.append(group)
+    tables = [_table(n, columns, group.members) for group in merged if len(group.members) > 1]
+    return [table for table in tables if table is not None]
+
+
+def _join_group(target: _Group, other: _Group) -> bool:
+    """Merge `other` into `target` if that is cheaper."""
+    limit = len(target.codes) // 4
+    entries, codes = np.unique(target.codes * other.size + other.codes, return_inverse=True)
+    if len(entries) > limit:
+        return False
+    codes = codes.astype(np.int64)
+    index_cost = float(_cost(codes, len(entries)))
+    entry = (
+        target.entry if len(target.members) > 1 else target.entropy(target.codes)
+    ) + other.entry
+    if index_cost + len(entries) * entry >= 0.98 * (target.cost + other.cost):
+        return False
+    target.members += other.members
+    target.codes, target.size = codes, len(entries)
+    target.entry, target.index_cost = entry, index_cost
+    return True
+
+
+def _table(n: int, columns: Sequence[Bits], members: list[int]) -> Table | None:
+    joint = np.zeros(n, np.int64)
+    size = 1
+    for member in members:
+        entries, codes = np.unique(columns[member].bits(), return_inverse=True)
+        joint, size = joint * len(entries) + codes, size * len(entries)
+        if size > 1 << 30:
+            distinct, joint = np.unique(joint, return_inverse=True)
+            size = len(distinct)
+    _, first, codes = np.unique(joint, return_index=True, return_inverse=True)
+    if len(first) > n // 2:
+        return None
+    order = np.argsort(first)
+    rank = np.empty(len(order), np.uint64)
+    rank[order] = np.arange(len(order), dtype=np.uint64)
+    return Table(members, rank[codes], first[order])
