@@ -1,0 +1,177 @@
+"""Backup and restore: what was acknowledged is never lost, what was purged never comes back."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from device_runtime.errors import UsageError
+from edgepack.errors import StoreError, WorkspaceError
+from edgepack.registry import Registry
+from edgepack.store.archive import Archive, purge
+from edgepack.store.backup import backup, restore
+from edgepack.workspace import Workspace
+
+
+@pytest.fixture
+def home(lab):
+    """A device whose rows 1..3 are home."""
+    device, stick = lab.accepted(), lab.stick()
+    device.rows([1, 2, 3], sync=True)
+    device.sync(stick)
+    lab.sync(stick)
+    return device, stick
+
+
+def again(lab, device, stick):
+    device.sync(stick)
+    return lab.sync(stick)
+
+
+def restored(lab, folder, name="again", **more):
+    result = restore(folder, lab.folder / name, **more)
+    lab.ws = Workspace(result.root, lab.ws.classes, lab.ws.disk)
+    return result
+
+
+def test_a_restored_workspace_has_everything_and_a_higher_generation(lab, home):
+    before = lab.ids()
+    with lab.registry() as registry:
+        generation = registry.base_generation()
+    backup(lab.ws, lab.folder / "backup", clock=lab.clock)
+    result = restored(lab, lab.folder / "backup")
+    assert lab.ids() == before
+    assert result.generation[0] > generation[0]
+    assert (lab.ws.root / "edgepack.toml").exists()
+
+
+def test_a_second_backup_copies_only_what_is_new(lab, home):
+    device, stick = home
+    first = backup(lab.ws, lab.folder / "backup", clock=lab.clock)
+    assert first.first
+    assert backup(lab.ws, lab.folder / "backup", clock=lab.clock).copied == 0
+    device.rows([4], sync=True)
+    again(lab, device, stick)
+    second = backup(lab.ws, lab.folder / "backup", clock=lab.clock)
+    assert 0 < second.copied <= 3
+    assert second.segments > first.segments
+
+
+def test_with_a_backup_only_what_is_in_it_is_acknowledged(lab, home):
+    device, stick = home
+    backup(lab.ws, lab.folder / "backup", clock=lab.clock)
+    device.rows([4, 5], sync=True)
+    again(lab, device, stick)
+    device.sync(stick)
+    sealed = [info for info in device.journal.sealed() if info.lane == 1]
+    acked = device.home.generation().acked
+    assert [info.hash in acked for info in sealed] == [True, False]
+    backup(lab.ws, lab.folder / "backup", clock=lab.clock)
+    again(lab, device, stick)
+    device.sync(stick)
+    assert sealed[1].hash in device.home.generation().acked
+
+
+def test_what_came_after_the_backup_comes_again(lab, home):
+    device, stick = home
+    backup(lab.ws, lab.folder / "backup", clock=lab.clock)
+    device.rows([4, 5], sync=True)
+    again(lab, device, stick)
+    device.sync(stick)
+    device.journal.prune(device.home.generation().acked)
+    shutil.rmtree(lab.ws.root)
+    restored(lab, lab.folder / "backup")
+    assert not device.durable <= lab.ids()
+    for _ in range(3):
+        again(lab, device, stick)
+    assert device.durable <= lab.ids()
+
+
+def test_restore_says_what_an_older_backup_may_have_lost(lab, home):
+    device, stick = home
+    backup(lab.ws, lab.folder / "older", clock=lab.clock)
+    device.rows([4, 5], sync=True)
+    again(lab, device, stick)
+    backup(lab.ws, lab.folder / "newer", clock=lab.clock)
+    again(lab, device, stick)
+    device.sync(stick)
+    old = lab.ws.root
+    result = restored(lab, lab.folder / "older", lost=old)
+    assert any("lost for good" in line for line in result.lines)
+
+
+def test_a_purge_survives_the_restore_of_a_backup_that_has_the_rows(lab, home):
+    device, stick = home
+    backup(lab.ws, lab.folder / "backup", clock=lab.clock)
+    with lab.registry() as registry:
+        rows = [row for row in registry.segments() if row.lane == 1]
+        purge(lab.ws.disk, lab.ws.root, Archive(lab.ws.archive, lab.ws.disk), registry, rows)
+    assert not list(lab.ws.archive.rglob(f"*{rows[0].hash}*"))
+    left = lab.ids()
+    restored(lab, lab.folder / "backup")
+    assert lab.ids() == left
+    assert not list(lab.ws.archive.rglob(f"*{rows[0].hash}*"))
+    for _ in range(3):
+        again(lab, device, stick)
+    assert not [item for item in lab.ids() if f"/{rows[0].uid}/" in item]
+    assert rows[0].hash in device.home.generation().acked, "the device need not keep it either"
+
+
+def test_a_registry_row_without_its_file_is_dropped_and_offered_again(lab, home):
+    device, stick = home
+    backup(lab.ws, lab.folder / "backup", clock=lab.clock)
+    for path in (lab.folder / "backup/archive").rglob("*.seg"):
+        path.unlink()
+    result = restored(lab, lab.folder / "backup")
+    assert result.segments == 0
+    for _ in range(3):
+        again(lab, device, stick)
+    assert device.durable <= lab.ids()
+
+
+def test_versions_go_on_above_what_was_seen(lab, home):
+    with lab.registry() as registry:
+        registry.draw_version("sim")
+    backup(lab.ws, lab.folder / "backup", clock=lab.clock)
+    with lab.registry() as registry:
+        assert registry.draw_version("sim") == 2
+        old = lab.ws.root
+    restored(lab, lab.folder / "backup", lost=old)
+    with lab.registry() as registry:
+        registry.saw_version("sim", 2)  # a device's report does this
+        assert registry.draw_version("sim") == 3
+
+
+@pytest.mark.parametrize("what", ["nothing", "unfinished", "damaged"])
+def test_what_is_no_whole_backup_is_refused(lab, home, what):
+    folder = lab.folder / "backup"
+    if what == "nothing":
+        folder.mkdir()
+    else:
+        backup(lab.ws, folder, clock=lab.clock)
+    if what == "unfinished":
+        (folder / "backup.json").unlink()
+    if what == "damaged":
+        (folder / "backup.json").write_text("{")
+    with pytest.raises(StoreError):
+        restore(folder, lab.folder / "again")
+
+
+def test_a_backup_inside_the_workspace_is_no_backup(lab):
+    with pytest.raises(UsageError):
+        backup(lab.ws, lab.ws.root / "backup", clock=lab.clock)
+
+
+def test_a_restore_overwrites_nothing(lab, home):
+    backup(lab.ws, lab.folder / "backup", clock=lab.clock)
+    with pytest.raises(WorkspaceError):
+        restore(lab.folder / "backup", lab.ws.root)
+
+
+def test_a_missing_archived_segment_stops_the_backup(lab, home):
+    next(lab.ws.archive.rglob("*.seg")).unlink()
+    with pytest.raises(StoreError, match="missing"):
+        backup(lab.ws, lab.folder / "backup", clock=lab.clock)
+    with Registry.open(lab.ws.registry) as registry:
+        assert registry.get("backup_at") == ""
