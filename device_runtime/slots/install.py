@@ -20,7 +20,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +36,7 @@ from device_runtime.errors import (
 from device_runtime.generation import Generation, SlotRecord, Trusted
 from device_runtime.home import Home
 from device_runtime.policy import Policy
+from device_runtime.record import dataclass, replace
 from device_runtime.slots import admission, rules
 from device_runtime.slots.selftest import SelfTestResult, run_selftest
 from device_runtime.slots.slot import Loader

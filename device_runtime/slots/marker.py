@@ -19,11 +19,11 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
-from dataclasses import dataclass
 from typing import Literal
 
 from device_runtime.disk import Handle, RealDisk, suppress_full, write_all
 from device_runtime.home import Home
+from device_runtime.record import dataclass
 
 PREFIX = "load-"
 _LIMIT = 64 << 10

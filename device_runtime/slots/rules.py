@@ -7,9 +7,9 @@ rules are each there because a schedule of crashes, power cuts and revocations b
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 
 from device_runtime.generation import Generation, SlotRecord, SlotState
+from device_runtime.record import replace
 from device_runtime.slots.marker import Found
 
 

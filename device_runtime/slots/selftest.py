@@ -195,6 +195,8 @@ def main() -> int:
         answer = _test(Path(sys.argv[1]), request)
     except MemoryError:
         answer = {"ok": False, "what": _no_memory(request)}
+    except OSError as error:
+        answer = {"ok": False, "what": f"the self-test lacks a file: {error}"}
     except EdgepackError as error:
         memory = "bad_alloc" in error.what or "Failed to allocate" in error.what
         what = f"{_no_memory(request)}: {error.what}" if memory else error.what
@@ -238,6 +240,8 @@ def _test(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
         (folder / "selftest.cols").read_bytes(), max_rows=MAX_ROWS, max_bytes=MAX_BYTES
     )
     label, scores = columns.pop("expected:label", None), columns.pop("expected:scores", None)
+    if n == 0:
+        return {"ok": False, "what": "the bundle brings no rows to test itself with"}
     model = (folder / "model.onnx").read_bytes()
     begin = time.perf_counter()
     session = open_session(model, schema, engine=request["engine"], threads=request["threads"])

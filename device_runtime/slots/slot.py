@@ -10,7 +10,6 @@ started.close()                     at an orderly end, also on Ctrl-C
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -26,6 +25,7 @@ from device_runtime.errors import (
 from device_runtime.generation import Generation, SlotRecord, SlotState
 from device_runtime.home import Home
 from device_runtime.policy import Policy
+from device_runtime.record import replace
 from device_runtime.slots import marker, rules
 from device_runtime.trust.load import LoadedSlot, load_slot
 

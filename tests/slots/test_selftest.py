@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from array import array
 from pathlib import Path
 
@@ -139,6 +141,42 @@ def test_a_child_that_spins_is_stopped_by_its_cpu_limit(tmp_path):
         )
 
 
+def test_a_bundle_without_a_self_test_is_refused(tmp_path):
+    files = realbundle.files(realbundle.model())
+    del files["selftest.cols"]
+    with pytest.raises(SelfTestError, match=r"lacks a file.*selftest\.cols"):
+        run(tmp_path, files)
+    none = realbundle.encode_columns(0, [("x", "float32", (), array("f"))])
+    with pytest.raises(SelfTestError, match="no rows"):
+        run(tmp_path, {**files, "selftest.cols": none})
+
+
+def test_a_self_test_dies_with_the_process_that_started_it(tmp_path):
+    pid, child, parent = tmp_path / "pid", tmp_path / "child.py", tmp_path / "parent.py"
+    child.write_text(
+        "import os, pathlib, sys, time\n"
+        "from device_runtime.slots.selftest import confine\n"
+        "confine(1 << 40, 60, 1)\n"
+        "pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\n"
+        "time.sleep(60)\n"
+    )
+    parent.write_text("import subprocess, sys\nsubprocess.run([sys.executable, *sys.argv[1:]])\n")
+    with subprocess.Popen([sys.executable, str(parent), str(child), str(pid)]) as started:
+        assert wait(lambda: pid.exists() and bool(pid.read_text()))
+        started.kill()
+    state = Path(f"/proc/{pid.read_text()}/stat")
+    assert wait(lambda: not state.exists() or state.read_text().split()[2] == "Z")
+
+
+def wait(until, seconds: float = 20.0) -> bool:
+    end = time.monotonic() + seconds
+    while not until():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 @pytest.mark.parametrize("says", ["", "nonsense", "{}", '{"ok": true}', "[1]"])
 def test_a_child_that_talks_nonsense_is_no_pass(tmp_path, says):
     python = a_python_that(tmp_path, f"print({says!r})")
@@ -157,7 +195,6 @@ def test_the_folder_where_somebody_stands_is_not_searched_for_modules(tmp_path, 
 
 def test_no_core_dump_of_a_self_test(tmp_path):
     import resource
-    import subprocess
 
     code = (
         "from device_runtime.slots.selftest import confine; confine(1 << 40, 9, 1);"
