@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from device_runtime.format.batch import Text, flag_text
 from device_runtime.format.schema import MISSING_TIME, Column, Schema
+from device_runtime.record import dataclass
 
 _SCORE_MARK = {"binary": "_p_", "classes": "_p_", "labels": "_p_", "quantiles": "_q_"}
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
@@ -29,6 +28,7 @@ from device_runtime.generation import Generation
 from device_runtime.home import Home, open_home
 from device_runtime.journal.writer import Journal
 from device_runtime.labels import as_truth, is_record_id
+from device_runtime.record import replace
 
 if TYPE_CHECKING:
     from device_runtime.answer import Predicted

@@ -8,13 +8,13 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from device_runtime.disk import Disk
 from device_runtime.errors import EdgepackError
 from device_runtime.home import Home, open_home
+from device_runtime.record import asdict, dataclass
 
 MACHINES = ("x86_64", "aarch64")
 _MIN_FREE = 64 << 20

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from device_runtime.format.segment import Lane, Name
 from device_runtime.generation import Generation, SlotRecord
 from device_runtime.home import Home
 from device_runtime.policy import Policy
+from device_runtime.record import dataclass
 
 LEVELS = ("fresh", "cooling", "cold")
 DAY_S = 86_400

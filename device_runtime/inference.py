@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from device_runtime._version import __version__
@@ -20,6 +19,7 @@ from device_runtime.errors import InputError, RequestError
 from device_runtime.format.batch import FLAG_INVALID, flag_text
 from device_runtime.format.schema import Column, Schema
 from device_runtime.model.rows import RawBlock, from_columns
+from device_runtime.record import dataclass
 
 MAX_DEPTH = 16
 MAX_ISSUES = 20

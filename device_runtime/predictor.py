@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from device_runtime.answer import Predicted, column_text
@@ -35,6 +34,7 @@ from device_runtime.model.rows import RawBlock
 from device_runtime.model.sentinel import Sentinel
 from device_runtime.model.session import Session, answer_text
 from device_runtime.model.unlike import Unlike
+from device_runtime.record import dataclass, field
 
 MARK_ROWS = 1 << 20
 """A mark is row number x MARK_ROWS + rows of the block."""

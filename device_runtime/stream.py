@@ -16,7 +16,6 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +28,7 @@ from device_runtime.format.segment import Lane
 from device_runtime.journal.writer import Journal
 from device_runtime.model.rows import RawBlock, open_input
 from device_runtime.predictor import MARK_ROWS, Stream
+from device_runtime.record import dataclass, replace
 
 CHUNK_ROWS = 16_384
 SUFFIX = ".resume"

@@ -7,7 +7,6 @@ Whatever goes wrong with a bundle, the journal has left before and the report is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +26,7 @@ from device_runtime.disk import machine_error
 from device_runtime.errors import EdgepackError, StickFullError
 from device_runtime.home import Home
 from device_runtime.journal.writer import Journal
+from device_runtime.record import dataclass, field
 
 MAX_TOKEN_BYTES = 1 << 20
 

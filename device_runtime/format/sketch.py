@@ -16,7 +16,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from device_runtime.errors import FormatError, UnsupportedVersionError
@@ -26,6 +25,7 @@ from device_runtime.format.batch import (
     FLAG_UNLIKE,
     FLAG_UNSEEN,
 )
+from device_runtime.record import dataclass
 
 VERSION = 1
 RATES = (

@@ -10,7 +10,6 @@ raised when PSI beyond chance exceeds its limit at two looks in a row (one look 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from device_runtime.errors import EdgepackError
@@ -19,6 +18,7 @@ from device_runtime.format.batch import Answers, Batch
 from device_runtime.format.binner import Binner
 from device_runtime.format.schema import Schema
 from device_runtime.format.sketch import Profile, Psi, Sketch, compare
+from device_runtime.record import dataclass
 
 WINDOW = 4096
 BUCKET = 512

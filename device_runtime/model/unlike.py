@@ -23,7 +23,6 @@ import math
 from array import array
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -32,6 +31,7 @@ from device_runtime.format import canonical
 from device_runtime.format.batch import MISSING_CODE, Answers, Batch
 from device_runtime.format.binner import SMALL, confidence, flat
 from device_runtime.format.schema import MISSING_TIME, Schema
+from device_runtime.record import dataclass
 
 FILE = "unlike.bin"
 MAGIC = b"EDGEPACK UNLIKE1"
