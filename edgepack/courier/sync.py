@@ -78,9 +78,11 @@ class SyncResult:
         if not tally.segments:
             what = "nothing new"
         else:
-            labels = f" and {tally.labels:,} labels" if tally.labels else ""
+            parts = [_count(tally.rows, "row")] if tally.rows or not tally.records else []
+            parts += [_count(tally.labels, "label")] if tally.labels else []
+            what = " and ".join(parts) or _count(tally.records, "event")
             who = ", ".join(sorted(tally.devices)) or "held journals"
-            what = f"{tally.rows:,} rows{labels} in {tally.segments} segments from {who}"
+            what += f" in {_count(tally.segments, 'segment')} from {who}"
         extra = [
             f"{count} {word}"
             for count, word in ((tally.held, "held"), (tally.quarantined, "quarantined"))
@@ -92,7 +94,7 @@ class SyncResult:
         """Return the line that says what went, and whether the stick may be pulled."""
         if self.dry_run:
             return "went: nothing, this was a dry run; the stick may be removed"
-        parts = [f"acks for {self.acks} devices" if self.acks != 1 else "acks for 1 device"]
+        parts = [f"acks for {_count(self.acks, 'device')}"]
         parts += self.bundles
         medium = "" if self.verified else " (not verified on the medium)"
         return f"went: {', '.join(parts)}; safe to remove{medium}"
@@ -130,6 +132,10 @@ class SyncResult:
             "dry_run": self.dry_run,
             "lines": self.lines,
         }
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 Ask = Callable[[NewDevice], bool]

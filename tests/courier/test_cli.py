@@ -1,0 +1,142 @@
+"""The field commands as a person types them: real workspace, real keys, real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import trustsim
+
+BIN = Path(sys.executable).parent
+
+
+class Shell:
+    def __init__(self, folder):
+        self.base = trustsim.Base.at(folder / "ws")
+        self.folder, self.ws = folder, self.base.ws.root
+        self.home, self.stick = folder / "home", folder / "usb"
+        self.stick.mkdir()
+        recipe = self.ws / "bundles" / trustsim.NAME
+        recipe.mkdir(parents=True, exist_ok=True)
+        (recipe / "bundle.toml").touch()
+        self.env = {
+            **os.environ,
+            "EDGEPACK_PASSPHRASE": trustsim.PASSPHRASE,
+            "EDGEPACK_HOME": str(self.home),
+        }
+
+    def run(self, program, *words, code=0):
+        done = subprocess.run(
+            [str(BIN / program), *map(str, words)],
+            cwd=self.ws, env=self.env, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
+        assert "Traceback" not in done.stdout + done.stderr
+        return done.stdout
+
+    def json(self, *words, code=0):
+        return json.loads(self.run("edgepack", *words, "--json", code=code))
+
+    def text(self, *words, code=0):
+        return self.run("edgepack", *words, code=code)
+
+    def device(self, *words):
+        return self.run("edgepack-device", *words)
+
+    def enrolled(self):
+        self.text("device", "new", "press-1")
+        words = self.json("device", "kit", "press-1", self.folder / "press-1.kit")["words"]
+        self.device("init", self.folder / "press-1.kit", "--fingerprint", words)
+        self.device("sync", self.stick)
+        return self
+
+
+@pytest.fixture
+def shell(tmp_path):
+    return Shell(tmp_path)
+
+
+def test_a_device_is_planned_enrolled_and_accepted(shell):
+    assert "runs pump" in shell.text("device", "new", "press-1")
+    assert shell.json("device", "list")["devices"][0]["state"] == "planned"
+    shell.text("device", "new", "press-1", code=2)
+    shell.text("device", "new", "Press 1", code=2)
+    kit = shell.json("device", "kit", "press-1", shell.folder / "p.kit")
+    assert len(kit["words"].split()) == 8
+    assert shell.json("device", "list")["devices"][0]["state"] == "kit written"
+    shell.device("init", shell.folder / "p.kit", "--fingerprint", kit["words"])
+    shell.device("sync", shell.stick)
+    first = shell.json("sync", shell.stick)
+    assert [item["name"] for item in first["new_devices"]] == ["press-1"]
+    assert first["held"] == 1
+    assert shell.json("device", "list")["devices"][0]["state"] == "pending"
+    second = shell.json("sync", shell.stick, "--accept", "press-1")
+    assert (second["accepted"], second["acks"], second["safe_to_remove"]) == (["press-1"], 1, True)
+    row = shell.json("device", "list")["devices"][0]
+    assert row["state"] == "accepted"
+    assert row["words"] == first["new_devices"][0]["words"]
+
+
+def test_sync_ends_with_what_came_what_went_and_safe_to_remove(shell):
+    shell.enrolled()
+    lines = shell.text("sync", shell.stick, "--accept", "press-1").splitlines()
+    assert lines[-3].startswith("came: 1 event in 1 segment from press-1")
+    assert lines[-2].startswith("went: acks for 1 device; safe to remove")
+    assert lines[-1] == "next: carry the stick to the devices"
+    assert "dry run" in shell.text("sync", shell.stick, "--dry-run")
+
+
+def test_audit_prints_the_chain(shell):
+    shell.enrolled()
+    shell.text("sync", shell.stick, "--accept", "press-1")
+    found = shell.json("audit", "press-1")
+    assert [entry["kind"] for entry in found["entries"]][-1] == "sync"
+    assert found["gaps"] == []
+    assert "1 entries" in shell.text("audit", "press-1") or found["entries"]
+
+
+def test_retired_and_compromised_devices_are_told_apart(shell):
+    shell.enrolled()
+    shell.text("sync", shell.stick, "--accept", "press-1")
+    assert shell.json("device", "retire", "press-1")["state"] == "retired"
+    shell.text("device", "accept", "press-1", code=2)
+    marked = shell.json("device", "compromise", "press-1", "--since", "2000-01-01")
+    assert marked["left_out"] == 1
+    shell.text("device", "compromise", "press-1", "--since", "yesterday", code=2)
+    assert shell.json("device", "compromise", "press-1", "--since", "99")["left_out"] == 0
+
+
+def test_backup_and_restore(shell):
+    shell.enrolled()
+    shell.text("sync", shell.stick, "--accept", "press-1")
+    made = shell.json("backup", shell.folder / "backup")
+    assert made["segments"] == 1
+    result = shell.json("restore", shell.folder / "backup", shell.folder / "again")
+    assert result["segments"] == 1
+    listed = shell.json("device", "list", "-C", shell.folder / "again")["devices"]
+    assert listed[0]["state"] == "accepted"
+    shell.text("restore", shell.folder / "backup", shell.folder / "again", code=70)
+
+
+def test_mistakes_end_in_one_line_and_their_code(shell):
+    for words, code, name in (
+        (("sync", "/nowhere"), 60, "stick.not_a_stick"),
+        (("audit", "nobody"), 70, "fleet.unknown"),
+        (("sync", shell.stick, "--accept", "nobody"), 70, "fleet.unknown"),
+        (("restore", shell.folder, shell.folder / "x"), 73, "store.failed"),
+        (("device", "kit", "nobody", "x.kit"), 70, "fleet.unknown"),
+    ):
+        error = shell.json(*words, code=code)["error"]
+        assert (error["code"], error["exit"]) == (name, code)
+        assert error["what"]
+        assert error["next"]
+
+
+def test_sim_plays_a_world(shell):
+    result = shell.json("sim", "--seed", "3", "--trips", "8", "--devices", "2")
+    assert (result["worlds"], result["broken"]) == (1, 0)
