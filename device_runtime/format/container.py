@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from device_runtime.errors import FormatError, NotCanonicalError, TooLargeError, TruncatedError
+from device_runtime.record import dataclass
 
 BLOCK = 512
 PAGE = 4096

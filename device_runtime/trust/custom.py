@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from device_runtime.errors import FormatError, UnsupportedVersionError
 from device_runtime.format.container import NAME as FILE_NAME
 from device_runtime.format.manifest import NAME
+from device_runtime.record import dataclass
 from device_runtime.trust.quorum import CUSTOM, hex_set
 
 VERSION = 1

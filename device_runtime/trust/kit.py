@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from device_runtime.errors import FormatError, RootChainError, UnsupportedVersio
 from device_runtime.format import canonical, words
 from device_runtime.format.manifest import NAME
 from device_runtime.policy import Policy
+from device_runtime.record import dataclass
 from device_runtime.trust import quorum
 from device_runtime.trust.custom import Target, file_name
 from device_runtime.trust.source import CHUNK, Source, open_source, write_file

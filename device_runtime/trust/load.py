@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from device_runtime.disk import Disk
@@ -25,6 +24,7 @@ from device_runtime.format import schema as schemas
 from device_runtime.format.manifest import Manifest
 from device_runtime.format.schema import Schema
 from device_runtime.policy import Policy
+from device_runtime.record import dataclass, field
 from device_runtime.trust import quorum
 from device_runtime.trust.custom import Target, read_targets
 

@@ -17,12 +17,12 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from device_runtime.crypt import sha256, verify_ed25519, verify_mldsa65
 from device_runtime.errors import FormatError, ThresholdError, UnknownKeyError, VerificationError
 from device_runtime.format import canonical
+from device_runtime.record import dataclass
 
 CUSTOM = "x-edgepack"  # our signed fields within root and targets
 MAX_DOCUMENT = 5_000_000

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from securesystemslib.exceptions import Error as SigningError
@@ -44,6 +43,7 @@ from device_runtime.errors import (
 )
 from device_runtime.generation import Trusted
 from device_runtime.policy import Policy
+from device_runtime.record import replace
 from device_runtime.trust import quorum
 
 # What hostile metadata can make a library raise that expects friendly metadata.

@@ -11,12 +11,12 @@ docs/FORMAT-bundle.md says. File name: `NAME-FROM-to-TO.downgrade`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from device_runtime.errors import FormatError, UnsupportedVersionError, VerificationError
 from device_runtime.format.manifest import NAME
 from device_runtime.policy import Policy
+from device_runtime.record import dataclass
 from device_runtime.trust import quorum
 
 KIND = "edgepack-downgrade"
