@@ -119,7 +119,7 @@ def scores_of(estimator: Any, task: str, rows: Any) -> np.ndarray[Any, Any] | No
             return np.stack([np.asarray(item)[:, -1] for item in found], axis=1)
         return np.asarray(found)
     if task == "scores":
-        for name in ("score_samples", "decision_function", "predict"):
+        for name in ("decision_function", "score_samples", "predict"):
             if hasattr(estimator, name):
                 return np.asarray(getattr(estimator, name)(rows)).reshape(len(rows), -1)
     return np.asarray(estimator.predict(rows)).reshape(len(rows), -1)

@@ -31,7 +31,7 @@ from edgepack.convert.feed import (
 )
 from edgepack.convert.parity import Report
 from edgepack.convert.prove import Proven, prove
-from edgepack.errors import ConversionError
+from edgepack.errors import ConversionError, RecipeError
 from edgepack.fitted import Fitted, class_text
 from edgepack.recipe import Recipe
 from edgepack.train.fit import Split, fit, split, suspects
@@ -137,6 +137,8 @@ def train(
     proven = prove(fitted, parts.train, parts.test, onnxruntime=onnxruntime)
     answers = _score(proven.onnx.model, proven.onnx.schema, parts.test)
     metrics = metrics_of(proven.onnx.schema, parts.test, answers)
+    if recipe.function("metrics") is not None:
+        metrics |= own_metrics(recipe, parts.test, answers)
     if not recipe.refit:
         whole = parts.train
     else:
@@ -174,6 +176,19 @@ def metrics_of(schema: Schema, frame: pd.DataFrame, answers: Scored) -> dict[str
     truth = truth_of(schema, frame)
     figures = measure(schema.task, schema.output.names, truth, answers.label, answers.scores)
     return {"rows": len(frame), **figures}
+
+
+def own_metrics(recipe: Recipe, frame: pd.DataFrame, answers: Scored) -> dict[str, float]:
+    """Return what `metrics(frame, scores)` of recipe.py says.
+
+    Raises:
+        RecipeError: It failed, or gave something else than numbers by name.
+    """
+    found = recipe.call("metrics", frame, answers.scores)
+    try:
+        return {str(name): float(value) for name, value in found.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise RecipeError("metrics() of recipe.py must give numbers by name") from None
 
 
 # --- the folder --------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ from edgepack.convert.feed import official_session, run_official
 from edgepack.recipe import load_recipe
 from edgepack.tables import prepare
 from edgepack.train.fit import fit
-from edgepack.train.metrics import recall_at
 
 RECIPE = load_recipe(Path(__file__).parent)
 VISITS = pd.date_range("2009-01-01", "2016-12-31", freq="6MS")
@@ -36,11 +35,6 @@ def history(passengers: pd.DataFrame) -> pd.DataFrame:
     whole = passengers["first"] + passengers["second"]
     frame = passengers[["passenger", "seen"]].assign(watched=whole, chosen=whole)
     return prepare(RECIPE, frame)
-
-
-def offered(scores: np.ndarray, watched: np.ndarray) -> np.ndarray:
-    """Take what was watched already off the list."""
-    return np.where(watched > 0, -np.inf, scores)
 
 
 def main() -> None:
@@ -66,7 +60,7 @@ def main() -> None:
                 run_official(first, made.schema, rows.iloc[row : row + 1]).scores,
                 run_official(session, made.schema, rows.iloc[row : row + 1]).scores,
             ]
-            recalls = [recall_at(truth, offered(np.asarray(a), here)) for a in answers]
+            recalls = [box.recall(here, truth, np.asarray(a)) for a in answers]
             parts.append((visit.year, *recalls))
     found = pd.DataFrame(parts, columns=["year", *COLUMNS])
     print(f"{'years':<12}{'passengers':>11}{'popular':>9}{'frozen':>9}{'refreshed':>11}")  # noqa: T201

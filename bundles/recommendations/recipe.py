@@ -95,6 +95,18 @@ def split(frame: pd.DataFrame) -> np.ndarray:
     return np.array([not np.array_equal(seen, then) for seen, then in pairs])
 
 
+def metrics(frame: pd.DataFrame, scores: np.ndarray) -> dict[str, float]:
+    """recall@10: of what was watched next, how much stands among the ten best not yet watched."""
+    return {"recall_at_10": recall(np.stack(frame["watched"]), np.stack(frame["chosen"]), scores)}
+
+
+def recall(watched: np.ndarray, chosen: np.ndarray, scores: np.ndarray, top: int = 10) -> float:
+    """Titles that were watched already are not offered again."""
+    offered = np.argsort(-np.where(watched > 0, -np.inf, scores), axis=1, kind="stable")[:, :top]
+    hits = np.take_along_axis(chosen, offered, axis=1).sum(axis=1)
+    return float((hits / np.minimum(chosen.sum(axis=1), top)).mean())
+
+
 def model(seed: int) -> Pipeline:
     """Unfitted: twenty tastes, and back to titles."""
     return make_pipeline(TruncatedSVD(20, random_state=seed), Ridge(10.0))

@@ -11,7 +11,7 @@ import numpy as np
 
 from device_runtime.format.schema import Column, ModelInput, ModelOutput, Schema
 from edgepack.convert.families import refuse, unwrap
-from edgepack.convert.normal import normalise, unflatten
+from edgepack.convert.normal import join_labels, normalise, unflatten
 from edgepack.errors import ConversionError, DataError
 from edgepack.fitted import Fitted, class_text
 from edgepack.recipe import Recipe
@@ -150,6 +150,8 @@ def export(fitted: Fitted, frame: pd.DataFrame, *, numbers: str, onnxruntime: st
     proto = tensors_to_proto(estimator, tensors, fed, onnxruntime)
     if len(fed) == 1 and len(fed[0].shape) > 1:
         unflatten(proto, fed[0].shape)
+    if recipe.task == "labels" and len(proto.graph.output) > 1:
+        join_labels(proto, proto.graph.output[1].name)
     output = _output(recipe, fitted, estimator, proto)
     model = normalise(proto, opsets_for(onnxruntime), keep=_kept(output), classes=_classes(fitted))
     schema = Schema(

@@ -45,7 +45,7 @@ def normalise(
     _prune(graph)
     _rename(graph)
     _strip(model)
-    _versions(model, versions)
+    _versions(model, versions, at_least=2 if classes else 0)
     try:
         onnx.checker.check_model(model)
     except Exception as error:
@@ -128,6 +128,35 @@ def unflatten(proto: Any, shape: Sequence[int]) -> None:
     graph.node.insert(0, front)
     kind = entry.type.tensor_type.elem_type
     entry.CopyFrom(helper.make_tensor_value_info(entry.name, kind, [None, *shape]))
+
+
+def join_labels(proto: Any, name: str) -> None:
+    """Turn a sequence of [n, 2] (several labels a row) into [n, labels] of the second columns.
+
+    Changes `proto`; nothing to do where the output is a tensor already.
+
+    Raises:
+        ConversionError: The sequence is not built in the graph by one node.
+    """
+    from onnx import TensorProto, helper
+
+    graph = proto.graph
+    output = next(item for item in graph.output if item.name == name)
+    if not output.type.HasField("sequence_type"):
+        return
+    found = [node for node in graph.node if name in node.output]
+    if len(found) != 1 or found[0].op_type != "SequenceConstruct":
+        raise ConversionError("the probabilities of several labels are in a form not known here")
+    parts = list(found[0].input)
+    graph.node.remove(found[0])
+    graph.initializer.append(helper.make_tensor("second", TensorProto.INT64, [1], [1]))
+    for index, part in enumerate(parts):
+        graph.node.append(helper.make_node("Gather", [part, "second"], [f"{name}_{index}"], axis=1))
+    columns = [f"{name}_{index}" for index in range(len(parts))]
+    graph.node.append(helper.make_node("Concat", columns, [f"{name}_all"], axis=1))
+    kind = TensorProto.FLOAT
+    graph.node.append(helper.make_node("Cast", [f"{name}_all"], [name], to=kind))
+    output.CopyFrom(helper.make_tensor_value_info(name, kind, [None, len(parts)]))
 
 
 def _append_text(graph: Any, label: str, classes: Mapping[int, str]) -> None:
@@ -259,13 +288,15 @@ def _strip(model: Any) -> None:
     del model.graph.value_info[:]
 
 
-def _versions(model: Any, versions: tuple[int, int, int]) -> None:
-    """Merge the opset imports, one per domain, and set the IR."""
+def _versions(model: Any, versions: tuple[int, int, int], at_least: int) -> None:
+    """Merge the opset imports, one per domain, and set the IR; `at_least` is for ai.onnx.ml."""
     opset, ml, ir = versions
     wanted: dict[str, int] = {}
     for item in model.opset_import:
         domain = "" if item.domain == "ai.onnx" else item.domain
         wanted[domain] = max(wanted.get(domain, 0), item.version)
+    if at_least:
+        wanted["ai.onnx.ml"] = max(wanted.get("ai.onnx.ml", 0), at_least)
     used = {node.domain for node in _all_nodes(model.graph.node)}
     used = {"" if domain == "ai.onnx" else domain for domain in used}
     wanted = {domain: version for domain, version in wanted.items() if domain in used or not domain}

@@ -23,6 +23,7 @@ SQUEEZED = (
     "sbom.cdx.json",
     "policy.json",
     "profile.json",
+    "schema.json",
     "MODEL_CARD.md",
     "lineage.json",
 )

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgepack.errors import LeakError, RecipeError
+from edgepack.recipe import load_recipe
+from edgepack.units import seconds, size
+
+GOOD = """
+name = "gearbox"
+task = "binary"
+[columns]
+target = "worn"
+inputs = ["rpm", "oil"]
+"""
+
+
+def written(tmp_path: Path, text: str, code: str = "def model(seed): ...") -> Path:
+    (tmp_path / "bundle.toml").write_text(text)
+    (tmp_path / "recipe.py").write_text(code)
+    return tmp_path
+
+
+def test_a_good_recipe_is_read_with_its_defaults(tmp_path):
+    recipe = load_recipe(written(tmp_path, GOOD))
+    assert recipe.inputs == ("rpm", "oil")
+    assert recipe.target == ("worn",)
+    assert (recipe.device_class, recipe.engine, recipe.threshold) == ("field", "memory", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ('tusk = "x"', "unknown key tusk (meant task?)"),
+        ("threshold = 3", "threshold must be a number from 0 to 1"),
+        ("[abstain]\nconfidense = 0.5", "unknown key [abstain] confidense (meant confidence?)"),
+        ('[labels]\ndelay = "soon"', '[labels] delay must be a duration such as "1d"'),
+        ("[retrain]\ndue = { weeks = 3 }", "unknown key [retrain] due.weeks"),
+        ('[training]\nengine = "dask"', "engine must be memory or stream"),
+        ('[journal]\nrpm = "forget"', "[journal] rpm must be keep, hash or drop"),
+        ('[journal]\nnone = "drop"', "[journal] none is no column"),
+        ("[ranges]\nrpm = [9, 1]", "[ranges] rpm must be a list [low, high]"),
+        ('model = "m.onnx"', "a model file needs samples"),
+        ("retrain = 3", "retrain must be a table"),
+    ],
+)
+def test_every_mistake_is_named_in_one_line(tmp_path, change, named):
+    head, _, tail = GOOD.partition("[columns]")
+    table = change.startswith("[")
+    text = GOOD + change if table else head + change + "\n[columns]" + tail
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(written(tmp_path, text))
+    assert named in caught.value.line()
+    assert "\n" not in caught.value.line()
+    assert caught.value.exit == 70
+
+
+def test_all_mistakes_are_named_at_once(tmp_path):
+    text = 'name = "Bad Name"\ntask = "guess"\nclass = "-"\n[columns]\ntarget = "t"\ninputs = ["t"]'
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(written(tmp_path, text))
+    for part in ("name 'Bad Name'", "task must be one of", "class '-'", "t stands in inputs"):
+        assert part in caught.value.what
+
+
+def test_a_forbidden_column_as_input_is_a_leak(tmp_path):
+    text = GOOD + 'forbidden = ["oil"]'
+    with pytest.raises(LeakError, match="oil is forbidden"):
+        load_recipe(written(tmp_path, text))
+
+
+def test_reserved_names_are_refused(tmp_path):
+    with pytest.raises(RecipeError, match="reserved"):
+        load_recipe(written(tmp_path, GOOD.replace('"oil"', '"_flags"')))
+
+
+@pytest.mark.parametrize("text", ["name = ", "name = 'x'\nname = 'y'", "\xff"])
+def test_toml_that_is_none_is_one_line(tmp_path, text):
+    (tmp_path / "bundle.toml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(RecipeError, match="not valid TOML"):
+        load_recipe(tmp_path)
+
+
+def test_a_folder_without_bundle_toml_says_so(tmp_path):
+    with pytest.raises(RecipeError, match=r"has no bundle\.toml"):
+        load_recipe(tmp_path)
+
+
+def test_a_mistake_in_recipe_py_names_its_line(tmp_path):
+    recipe = load_recipe(written(tmp_path, GOOD, "x = 1\ndef model(seed):\n    return 1 / 0\n"))
+    with pytest.raises(RecipeError, match=r"model\(\).*line 3: ZeroDivisionError"):
+        recipe.call("model", 0)
+    broken = load_recipe(written(tmp_path, GOOD, "def model(:\n"))
+    with pytest.raises(RecipeError, match="line 1: SyntaxError"):
+        broken.call("model", 0)
+
+
+def test_recipe_py_leaves_no_bytecode_behind(tmp_path):
+    load_recipe(written(tmp_path, GOOD)).call("model", 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle.toml", "recipe.py"]
+
+
+def test_sizes_and_durations():
+    assert size("512 MiB") == 512 << 20
+    assert size("2 GB") == 2_000_000_000
+    assert seconds("1.5h") == 5400
+    assert seconds("13w") == 13 * 7 * 86_400
+    for wrong in ("many", "3 parsecs", ""):
+        with pytest.raises(ValueError, match="is not a"):
+            size(wrong)
+        with pytest.raises(ValueError, match="is not a"):
+            seconds(wrong)
