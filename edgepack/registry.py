@@ -12,18 +12,12 @@ a single writing call outside of it is a transaction of its own.
 from __future__ import annotations
 
 import json
-import os
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, fields
-from pathlib import Path
-from typing import Any, Self, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+from edgepack.database import Database
 from edgepack.errors import DeviceUnknownError, StoreError
 from edgepack.records import (
-    SCHEMA,
-    TABLES,
     AlarmRow,
     BundleRow,
     DeviceRow,
@@ -53,113 +47,8 @@ __all__ = [
 ]
 
 
-_Row = TypeVar("_Row")
-
-
-class Registry:
+class Registry(Database):
     """The open registry; one process at a time (the workspace's lock)."""
-
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._db = connection
-        self.path = path
-        self._depth = 0
-
-    @classmethod
-    def open(cls, path: Path) -> Registry:
-        """Open, or make when it is not there.
-
-        Raises:
-            StoreError: Not a registry, damaged, or written by a newer edgepack.
-        """
-        try:
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-            if found == 0:
-                connection.executescript(
-                    f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version={SCHEMA}; COMMIT;"
-                )
-        except sqlite3.DatabaseError as error:
-            raise StoreError(f"{path} cannot be opened: {error}") from None
-        if found > SCHEMA:
-            connection.close()
-            raise StoreError(f"{path} was written by a newer edgepack", next="update edgepack")
-        return cls(connection, path)
-
-    def close(self) -> None:
-        """Close; every commit is already durable."""
-        self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @contextmanager
-    def commit(self) -> Iterator[None]:
-        """Make everything in the block one durable transaction; an exception undoes all of it."""
-        if self._depth:
-            yield
-            return
-        self._db.execute("BEGIN IMMEDIATE")
-        self._depth = 1
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        else:
-            self._db.execute("COMMIT")
-        finally:
-            self._depth = 0
-
-    def snapshot(self, target: Path) -> None:
-        """Write a consistent copy of the registry to `target` (sqlite backup)."""
-        copy = sqlite3.connect(target)
-        try:
-            self._db.backup(copy)
-            copy.execute("PRAGMA journal_mode=DELETE")
-        finally:
-            copy.close()
-
-    def _all(self, kind: type[_Row], sql: str, *values: object) -> list[_Row]:
-        names = ", ".join(item.name for item in fields(kind))  # type: ignore[arg-type]
-        return [kind(*row) for row in self._db.execute(sql.replace("*", names, 1), values)]
-
-    def _put(self, table: str, row: Any, verb: str = "REPLACE") -> None:
-        values = asdict(row)
-        marks = ", ".join("?" * len(values))
-        self._db.execute(
-            f"INSERT OR {verb} INTO {table}({', '.join(values)}) VALUES({marks})",
-            list(values.values()),
-        )
-
-    # --- meta, base generation ---------------------------------------------------------------
-
-    def get(self, key: str, default: str = "") -> str:
-        """Return a value of the small key-value table."""
-        row = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
-        return default if row is None else str(row[0])
-
-    def set(self, key: str, value: str) -> None:
-        """Store a value, durably."""
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
-
-    def base_generation(self) -> tuple[int, str]:
-        """Return (number, random hex); made at first use."""
-        text = self.get("base_generation")
-        if not text:
-            return self.raise_generation(0)
-        number, random = json.loads(text)
-        return int(number), str(random)
-
-    def raise_generation(self, above: int) -> tuple[int, str]:
-        """Become generation `above` + 1 with a new random: every device offers again."""
-        generation = (above + 1, os.urandom(8).hex())
-        self.set("base_generation", json.dumps(generation))
-        return generation
 
     # --- devices -----------------------------------------------------------------------------
 

@@ -6,21 +6,25 @@ the caller with `Signed.message` and `Signed.signature`. Bytes: docs/FORMAT-stic
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from device_runtime.errors import FormatError, UnsupportedVersionError
 from device_runtime.format import canonical
+from device_runtime.format.strict import (
+    count_field,
+    generation_field,
+    hex_field,
+    lane_field,
+    one_of_field,
+    text_field,
+)
+from device_runtime.record import dataclass, field
 
 VERSION = 1
 MAX_ACK_BYTES = 64 << 20
 MAX_REPORT_BYTES = 1 << 20
 SIGNATURE_BYTES = 64 + 3309
-LANES = ("priority", "bulk")
-
-_HEX = re.compile(r"[0-9a-f]+")
 
 Sign = Callable[[bytes], bytes]
 """Message → Ed25519 + ML-DSA-65 signatures, 64 + 3309 bytes."""
@@ -379,50 +383,3 @@ def decode_enrolment(data: bytes) -> tuple[Enrolment, Signed]:
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"the enrolment does not follow its format: {error!r}") from None
     return item, signed
-
-
-# --- strict fields --------------------------------------------------------------------------------
-
-
-def hex_field(value: Any, digits: int) -> str:
-    """Return `digits` lower-case hex characters, or raise `FormatError`."""
-    if not isinstance(value, str) or not is_id(value, digits):
-        raise FormatError(f"{str(value)[:80]!r} is not {digits} hex characters")
-    return value
-
-
-def count_field(value: Any, limit: int = 2**63 - 1) -> int:
-    """Return a whole number from 0 to `limit`, or raise `FormatError`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= limit:
-        raise FormatError(f"{str(value)[:80]!r} is not a number from 0 to {limit}")
-    return value
-
-
-def text_field(value: Any) -> str:
-    """Return a printable text of at most 256 characters, or raise `FormatError`."""
-    if not isinstance(value, str) or len(value) > 256 or not value.isprintable():
-        raise FormatError(f"{str(value)[:80]!r} is not a short text")
-    return value
-
-
-def lane_field(value: Any) -> int:
-    """Return a lane, 0 or 1, or raise `FormatError`."""
-    return count_field(value, len(LANES) - 1)
-
-
-def one_of_field(value: Any, allowed: Sequence[str]) -> str:
-    """Return one of the allowed texts, or raise `FormatError`."""
-    if value not in allowed:
-        raise FormatError(f"{str(value)[:80]!r} is none of {', '.join(allowed)}")
-    return str(value)
-
-
-def generation_field(value: Any) -> tuple[int, str]:
-    """Return a base generation (number, random hex), or raise `FormatError`."""
-    number, random = value
-    return count_field(number), hex_field(random, 16)
-
-
-def is_id(text: str, digits: int = 32) -> bool:
-    """Whether a name is `digits` lower-case hex characters."""
-    return len(text) == digits and _HEX.fullmatch(text) is not None

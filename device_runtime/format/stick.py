@@ -10,7 +10,6 @@ import hashlib
 import re
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from device_runtime.errors import (
     FormatError,
@@ -19,14 +18,9 @@ from device_runtime.errors import (
     UnsupportedVersionError,
 )
 from device_runtime.format import canonical
-from device_runtime.format.receipt import (
-    LANES,
-    SIGNATURE_BYTES,
-    Sign,
-    count_field,
-    hex_field,
-    lane_field,
-)
+from device_runtime.format.receipt import SIGNATURE_BYTES, Sign
+from device_runtime.format.strict import LANES, count_field, hex_field, lane_field
+from device_runtime.record import dataclass
 
 VERSION = 1
 FOLDER = "EDGEPACK"

@@ -23,9 +23,9 @@ from device_runtime.errors import (
     UndecryptableError,
     UnsupportedVersionError,
 )
-from device_runtime.format.receipt import is_id
 from device_runtime.format.segment import Header, Hole
 from device_runtime.format.stick import PackedSegment, PackIndex
+from device_runtime.format.strict import is_id
 from edgepack.courier.forks import find_forks
 from edgepack.courier.parse import Parsed, digests, parse
 from edgepack.courier.spans import count, intersect, subtract

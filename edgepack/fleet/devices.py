@@ -10,8 +10,9 @@ from device_runtime.courier.stick import Stick
 from device_runtime.crypt import PublicIdentity
 from device_runtime.errors import FormatError, UsageError
 from device_runtime.format.manifest import NAME
-from device_runtime.format.receipt import MAX_REPORT_BYTES, Enrolment, decode_enrolment, is_id
+from device_runtime.format.receipt import MAX_REPORT_BYTES, Enrolment, decode_enrolment
 from device_runtime.format.stick import enrol_path
+from device_runtime.format.strict import is_id
 from device_runtime.format.words import words
 from edgepack.errors import DeviceUnknownError
 from edgepack.registry import DeviceRow, PlanRow, Registry

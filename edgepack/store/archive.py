@@ -14,8 +14,8 @@ from pathlib import Path
 from device_runtime.disk import Disk, write_all, write_durable
 from device_runtime.errors import FormatError
 from device_runtime.format import canonical
-from device_runtime.format.receipt import is_id
 from device_runtime.format.header import read_trailer
+from device_runtime.format.strict import is_id
 from edgepack.errors import StoreError
 from edgepack.registry import Registry, SegmentRow, Tombstone
 
