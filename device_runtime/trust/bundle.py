@@ -164,10 +164,10 @@ def verify(
         if policy.clock_trusted and wall_s is not None:
             reference = max(reference, wall_s)
         new = refresh(files, advanced, reference)  # 5
-        root = quorum.read_document(new.root, "the root", "root")
-        signers = _signers(top, root.signed, policy)  # 6
+        root = quorum.read_root(new.root)
+        signers = _signers(top, root, policy)  # 6
         facts = quorum.facts_of(root)
-        check_order(document, targets, trusted, root.signed, policy, facts)  # 7
+        check_order(document, targets, trusted, root, policy, facts)  # 7
         check_device(targets, policy)  # 8
         check_listing(source.index, targets, roots)  # 9
         manifest, schema, carried = _documents(source, targets, policy)  # 10

@@ -89,9 +89,9 @@ def read_kit(disk: Disk, path: Path) -> Kit:
     """
     with open_source(disk, path, _LIMITS) as source:
         roots, document = _metadata(source)
-        newest = quorum.read_document(roots[max(roots)], "the kit's root", "root")
+        newest = quorum.read_root(roots[max(roots)], "the kit's root")
         _self_signed(roots)
-        quorum.signers(document, "targets", newest.signed, _LIMITS.families, KIT)
+        quorum.signers(document, "targets", newest, _LIMITS.families, KIT)
         said = document.signed
         files = _files(said)
         if set(files) != set(source.index.names("payload")):

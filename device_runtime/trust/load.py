@@ -80,13 +80,11 @@ def load_slot(
     root_bytes = disk.read(slot / "metadata" / "root.json", limit)
     if quorum.root_sha256(root_bytes) != root_sha256:
         raise VerificationError("the root of this slot is not the one that it was installed with")
-    root = quorum.read_document(root_bytes, "the slot's root.json", "root")
+    root = quorum.read_root(root_bytes, "the slot's root.json")
     document = quorum.read_document(
         disk.read(slot / "metadata" / "targets.json", limit), "the slot's targets.json", "targets"
     )
-    signers = quorum.signers(
-        document, "targets", root.signed, policy.families, "the slot's targets.json"
-    )
+    signers = quorum.signers(document, "targets", root, policy.families, "the slot's targets.json")
     if document.digest != digest:
         raise VerificationError("this slot holds another bundle than the one that was installed")
     targets = read_targets(document.signed)
@@ -110,7 +108,7 @@ def load_slot(
         version=targets.version,
         digest=document.digest,
         issued=targets.issued,
-        root_version=int(root.signed["version"]),
+        root_version=int(root["version"]),
         signers=signers,
         manifest=manifest,
         schema=schema,

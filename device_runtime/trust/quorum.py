@@ -29,7 +29,6 @@ MAX_DOCUMENT = 5_000_000
 
 # DER of SubjectPublicKeyInfo up to the key itself (id-ml-dsa-65, 2.16.840.1.101.3.4.3.18).
 _MLDSA65_DER = bytes.fromhex("308207b2300b0609608648016503040312038207a100")
-_HEX = re.compile(r"(?:[0-9a-f]{2})+")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
@@ -123,20 +122,39 @@ def read_document(data: bytes, what: str, kind: str) -> Document:
     Raises:
         FormatError: It does not follow docs/FORMAT-bundle.md.
     """
-    value = canonical.decode(data, what, limit=MAX_DOCUMENT, canonical=True)
+    value = _decode(data, what, kind)
     try:
-        if set(value) != {"signed", "signatures"} or value["signed"]["_type"] != kind:
-            raise FormatError(f"{what} is not a signed {kind} document")
         signatures: dict[str, bytes] = {}
         for item in value["signatures"]:
             if set(item) != {"keyid", "sig"} or item["keyid"] in signatures:
                 raise FormatError(f"{what} has a signature with surplus fields, or one twice")
-            if not _HEX.fullmatch(item["sig"]) or not _HEX.fullmatch(item["keyid"]):
+            signature = bytes.fromhex(item["sig"])
+            if not is_hex(item["keyid"]) or signature.hex() != item["sig"]:
                 raise FormatError(f"{what} has a signature or key id that is not lower-case hex")
-            signatures[item["keyid"]] = bytes.fromhex(item["sig"])
+            signatures[item["keyid"]] = signature
         return Document(value["signed"], encode_signed(value["signed"]), signatures, bytes(data))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{what} does not follow its format: {error!r}") from None
+
+
+def read_root(data: bytes, what: str = "the root") -> Mapping[str, Any]:
+    """Return the signed part of a root that is trusted already.
+
+    Raises:
+        FormatError: It does not follow docs/FORMAT-bundle.md.
+    """
+    signed: Mapping[str, Any] = _decode(data, what, "root")["signed"]
+    return signed
+
+
+def _decode(data: bytes, what: str, kind: str) -> Any:
+    value = canonical.decode(data, what, limit=MAX_DOCUMENT, canonical=True)
+    try:
+        if set(value) == {"signed", "signatures"} and value["signed"]["_type"] == kind:
+            return value
+    except (KeyError, TypeError):
+        pass
+    raise FormatError(f"{what} is not a signed {kind} document")
 
 
 def signers(
@@ -217,12 +235,11 @@ def root_facts(root: bytes) -> RootFacts:
     Raises:
         FormatError: It does not follow docs/FORMAT-bundle.md.
     """
-    return facts_of(read_document(root, "the root", "root"))
+    return facts_of(read_root(root))
 
 
-def facts_of(root: Document) -> RootFacts:
-    """As `root_facts`, of a root that was read already."""
-    signed = root.signed
+def facts_of(signed: Mapping[str, Any]) -> RootFacts:
+    """As `root_facts`, of what `read_root` returned."""
     try:
         custom = signed.get(CUSTOM, {})
         reset = custom.get("floor_reset")
@@ -251,12 +268,18 @@ def unix_seconds(text: str) -> int:
 
 def hex_set(items: object) -> frozenset[str]:
     """Return a list of hex texts as a set; TypeError or ValueError if it is none."""
-    if not isinstance(items, list) or not all(
-        isinstance(item, str) and _HEX.fullmatch(item) for item in items
-    ):
+    if not isinstance(items, list) or not all(is_hex(item) for item in items):
         message = "not a list of hex texts"
         raise TypeError(message)
     return frozenset(items)
+
+
+def is_hex(item: object) -> bool:
+    """Whether this is lower-case hex of at least one byte."""
+    try:
+        return isinstance(item, str) and item != "" and bytes.fromhex(item).hex() == item
+    except ValueError:
+        return False
 
 
 def _whole(value: object) -> int:

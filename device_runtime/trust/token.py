@@ -78,7 +78,7 @@ def read_token(data: bytes, root: bytes, policy: Policy) -> Token:
     if len(data) > MAX_BYTES:
         raise FormatError(f"a downgrade token has at most {MAX_BYTES} bytes")
     document = quorum.read_document(data, "the downgrade token", KIND)
-    trusted = quorum.read_document(root, "the root", "root").signed
+    trusted = quorum.read_root(root)
     quorum.signers(document, "targets", trusted, policy.families, "the downgrade token")
     return token_of(document.signed)
 

@@ -34,13 +34,14 @@ def register(app: typer.Typer) -> None:
 @guard
 def list_keys(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
     """Show who must sign what, and which of these keys are here."""
-    from device_runtime.trust.quorum import root_facts
+    from device_runtime.format.words import words
+    from device_runtime.trust.quorum import root_facts, root_sha256
     from edgepack.keys import roles
     from edgepack.keys.ring import key_files, read_public
 
     ws, screen = _open(workspace), Screen(json)
     root = roles.newest_root(ws)
-    facts = root_facts(root)
+    facts, said = root_facts(root), words(bytes.fromhex(root_sha256(root)))
     here = {key.id: key for key in key_files(ws.keys, ws.disk)}
     public = read_public(ws.keys, ws.disk)
     wanted = [(role, keyid) for role, ids in roles.root_keyids(root).items() for keyid in ids]
@@ -58,13 +59,14 @@ def list_keys(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
             [row["role"], row["kind"], str(row["id"])[:16], "here" if row["here"] else "elsewhere"]
             for row in rows
         ],
-        f"root {facts.version}, expires {_day(facts.expires)}",
+        f"root {facts.version}, expires {_day(facts.expires)}, words: {said}",
     )
     if here.keys() & {public.recovery.id}:
         screen.line("the recovery key is on this machine: move its file to a safe, off this disk")
     screen.done(
         {
             "root": facts.version,
+            "words": said,
             "expires": facts.expires,
             "keys": rows,
             "revoked_keys": sorted(facts.revoked_keys),

@@ -239,12 +239,17 @@ class Ring:
 
     def identity(self) -> Identity:
         """Return the base's own identity: it signs acks."""
-        return Identity.from_bytes(self.secret(self._one("base")))
+        return Identity.from_bytes(self.secret(self._one("base", self.base_id)))
 
     def oms_key(self) -> ec.EllipticCurvePrivateKey:
         """Return the ECDSA key of `model.sig`."""
-        secret = int.from_bytes(self.secret(self._one("oms")), "big")
+        current = sha256(self.public().oms.encode()).hex()
+        secret = int.from_bytes(self.secret(self._one("oms", current)), "big")
         return ec.derive_private_key(secret, ec.SECP256R1())
+
+    def has_oms_key(self) -> bool:
+        """Whether the key of `model.sig` is here; without it a bundle goes without."""
+        return any(key.body["public"] == self.public().oms for key in self.of_role("oms"))
 
     def journal_secrets(self) -> dict[str, bytes]:
         """Return recipient id → secret, of every journal key that is here, retired ones too."""
@@ -283,11 +288,11 @@ class Ring:
             self._secrets[key.path] = opened
         return self._secrets[key.path]
 
-    def _one(self, role: str) -> KeyFile:
-        found = self.of_role(role)
-        if not found:
-            raise KeyringError(f"the {role} key is not in {self.folder}", next="bring it back")
-        return found[-1]
+    def _one(self, role: str, keyid: str) -> KeyFile:
+        for key in self.of_role(role):
+            if key.id == keyid:
+                return key
+        raise KeyringError(f"the {role} key is not in {self.folder}", next="bring it back")
 
     def _aead(self, body: Mapping[str, Any]) -> Aead:
         """Return the cipher of one key file: its key is used for this one box only."""

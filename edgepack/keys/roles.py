@@ -121,7 +121,7 @@ def new_root(previous: bytes | None, change: Change, now: int) -> Metadata[Root]
 
 def root_keyids(root: bytes) -> dict[str, tuple[str, ...]]:
     """Return role (`root`, `targets`, `release`) → key ids of a root."""
-    roles = quorum.read_document(root, "the root", "root").signed["roles"]
+    roles = quorum.read_root(root)["roles"]
     return {role: tuple(roles[names[0]]["keyids"]) for role, names in _TUF_ROLES.items()}
 
 

@@ -166,7 +166,7 @@ def _fresh(
     if oms.FILE in files:
         raise FormatError(f"the unsigned bundle brings its own {oms.FILE}")
     extra: dict[str, bytes] = {}
-    if ring.of_role("oms"):
+    if ring.has_oms_key():
         digests = {name: digest for name, (_, digest) in files.items()}
         extra[oms.FILE] = oms.sign_model(said.name, digests, ring.oms_key())
         signature = extra[oms.FILE]

@@ -79,6 +79,15 @@ def test_old_journal_keys_still_open_journals(base: Base) -> None:
     assert {old.id, new.id, recovery.id} == set(base.ring.journal_secrets())
 
 
+def test_a_rotated_oms_key_signs_the_next_bundle(base: Base) -> None:
+    old = base.ring.oms_key()
+    base.clock.advance(-3600)  # in the very second in which the old one was drawn
+    base.rotate("oms")
+    new = base.ring.oms_key()
+    assert new.private_numbers() != old.private_numbers()
+    assert base.ring.identity().public.id == base.ring.base_id
+
+
 # --- two custodians -----------------------------------------------------------------------------
 
 
