@@ -19,7 +19,6 @@ from device_runtime.errors import (
     EdgepackError,
     InputError,
     InterruptedByUserError,
-    NotInitialisedError,
     UsageError,
 )
 
@@ -44,7 +43,7 @@ def run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         _no_core_dumps()
-        options = _parser().parse_args(arguments)
+        options = _parse(arguments)
         result, text, error = options.run(options)
     except SystemExit as end:  # --help and --version
         return int(end.code or 0)
@@ -106,45 +105,10 @@ def _no_core_dumps() -> None:
 
 
 def _init(options: argparse.Namespace) -> Outcome:
-    from device_runtime.clock import SystemClock
-    from device_runtime.disk import RealDisk
-    from device_runtime.format import words
-    from device_runtime.home import apply_kit, create_home, open_home
-    from device_runtime.trust.kit import read_kit
+    from device_runtime import provision
 
-    disk, clock, root = RealDisk(), SystemClock(), _root(options)
-    kit = read_kit(disk, Path(options.kit))
-    typed = options.fingerprint or _ask("the eight words that the base shows for this kit: ")
-    if not words.same(typed, kit.words):
-        raise InputError(
-            "these are not the words of this kit",
-            why="it may be another kit, or somebody changed it",
-            next="compare with: edgepack device kit",
-        )
-    try:
-        home = open_home(root, disk=disk, clock=clock)
-    except NotInitialisedError:
-        home = create_home(root, kit, disk=disk, clock=clock)
-        text = f"initialised {home.card.name} at {root}"
-    else:
-        with home.lock():
-            apply_kit(home, kit)
-        text = f"took the policy of the newer kit on {home.card.name}"
-    installed = None
-    if kit.bundle is not None:
-        with _device(options) as device:
-            target = home.tmp / kit.bundle
-            kit.extract(disk, kit.bundle, target)
-            found = device.install(target)
-            installed = {"version": found.version, "digest": found.digest}
-            disk.unlink(target)
-    card = home.card
-    lines = [text, f"its id is {card.device_id}"]
-    if installed:
-        lines.append(f"installed bundle {installed['version']} from the kit")
-    lines.append("next: edgepack-device sync STICK")
-    result = {"device": card.name, "id": card.device_id, "home": str(root), "installed": installed}
-    return result, lines, None
+    typed = options.fingerprint
+    return provision.init(_root(options), Path(options.kit), lambda text: typed or _ask(text))
 
 
 def _sync(options: argparse.Namespace) -> Outcome:
@@ -266,37 +230,16 @@ def _doctor(options: argparse.Namespace) -> Outcome:
 
 
 def _wipe(options: argparse.Namespace) -> Outcome:
-    from device_runtime.disk import RealDisk
+    from device_runtime import provision
 
     home = _home(options)
-    if not options.yes:
-        typed = _ask(f"everything in {home.root} goes; type the device's name to do it: ")
-        if typed.strip() != home.card.name:
-            raise InputError("that is not its name; nothing was removed", next="repeat the command")
-    name, disk = home.card.name, RealDisk()
-    with home.lock():
-        disk.unlink(home.identity_dir / "device.key")
-        disk.fsync_dir(home.identity_dir)
-        for entry in disk.list(home.root):
-            disk.rmtree(home.root / entry)
-    return {"wiped": name}, [f"{name} is no device any more; tell the base to retire it"], None
+    return provision.wipe(home, lambda text: home.card.name if options.yes else _ask(text))
 
 
 def _notify(options: argparse.Namespace) -> Outcome:
-    """Run the command of the signed policy; used by the unit that syncs a stick."""
-    import shlex
-    import subprocess
+    from device_runtime import provision
 
-    line = _home(options).generation().policy.notify
-    if not line:
-        return {"ran": False}, [], None
-    environment = {
-        **os.environ,
-        "EDGEPACK_RESULT": options.result,
-        "EDGEPACK_STATUS": options.status,
-    }
-    code = subprocess.run(shlex.split(line), env=environment, check=False, timeout=60).returncode
-    return {"ran": True, "exit": code}, [], None
+    return provision.notify(_home(options), options.result, options.status)
 
 
 def _serve(options: argparse.Namespace) -> Outcome:
@@ -351,55 +294,100 @@ def _ask(question: str) -> str:
 # --- arguments -----------------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse; only the parser of the command at hand is made, because a start must be short."""
+    name = arguments[0] if arguments else ""
+    if name in COMMANDS:
+        run, text, add = COMMANDS[name]
+        parser = _Parser(prog=f"edgepack-device {name}", description=text)
+        parser.add_argument("--home", metavar="DIR", help="the device (or EDGEPACK_HOME)")
+        parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+        add(parser)
+        options = parser.parse_args(arguments[1:])
+        options.run = run
+        return options
     from device_runtime._version import __version__
 
-    parser = _Parser(prog="edgepack-device", description="Verify, run and journal a signed model.")
+    listing = "".join(f"  {name:<10}{text}\n" for name, (_, text, _) in COMMANDS.items())
+    parser = _Parser(
+        prog="edgepack-device",
+        usage="edgepack-device [-h] [--version] COMMAND ...",
+        description="Verify, run and journal a signed model.",
+        epilog=f"commands:\n{listing}\neach has its own --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"edgepack-device {__version__}")
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--home", metavar="DIR", help="folder of the device (or EDGEPACK_HOME)")
-    shared.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    commands: Any = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser.add_argument("command", metavar="COMMAND", choices=tuple(COMMANDS))
+    return parser.parse_args(arguments[:1])  # ends here: help, version or a mistake
 
-    def add(name: str, run: Command, help: str) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = commands.add_parser(
-            name, parents=[shared], help=help, description=help
-        )
-        made.set_defaults(run=run)
-        return made
 
-    command = add("init", _init, "make this machine a device, from a kit")
+def _add_init(command: argparse.ArgumentParser) -> None:
     command.add_argument("kit", metavar="KIT")
     command.add_argument("--fingerprint", metavar="WORDS", help="the eight words of the kit")
-    command = add("sync", _sync, "the visit of a stick: leave the journal, take the bundle")
+
+
+def _add_sync(command: argparse.ArgumentParser) -> None:
     command.add_argument("stick", metavar="STICK", help="folder where the stick is mounted")
     command.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    command = add("install", _install, "install a bundle by hand")
+
+
+def _add_install(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", metavar="FILE")
     command.add_argument("--retry", action="store_true", help="also if it was rejected before")
-    add("rollback", _rollback, "go back to the other good bundle")
-    command = add("predict", _predict, "answer rows of CSV, NDJSON or .npy")
+
+
+def _add_predict(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", metavar="FILE", nargs="?", default="-", help="- for stdin")
     command.add_argument("--out", metavar="F", help="write the answers here, resumably")
     command.add_argument("--resume", action="store_true", help="go on with a killed run")
     command.add_argument("--engine", choices=("capi", "python"), default="capi")
     command.add_argument("--template", action="store_true", help="print a header and a real row")
-    command = add("serve", _serve, "answer requests on a local socket (Open Inference Protocol)")
+
+
+def _add_serve(command: argparse.ArgumentParser) -> None:
     command.add_argument("--socket", metavar="P", help="unix socket (default: HOME/run/serve.sock)")
     command.add_argument("--port", type=int, metavar="N", help="loopback TCP port; 0 picks one")
     command.add_argument("--engine", choices=("capi", "python"), default="capi")
-    command = add("label", _label, "the truth about a row")
+
+
+def _add_label(command: argparse.ArgumentParser) -> None:
     command.add_argument("id", metavar="ID", nargs="?", help="record id, or value of the key")
     command.add_argument("value", metavar="VALUE", nargs="?")
     command.add_argument("--file", metavar="F", help="CSV with a column record (or key) and truth")
-    command = add("status", _status, "bundle, age, temperature, journal")
+
+
+def _add_status(command: argparse.ArgumentParser) -> None:
     command.add_argument("--check", action="store_true", help="exit 77 unless fresh")
     command.add_argument("--prometheus", action="store_true", help="as metrics")
-    command = add("doctor", _doctor, "is this machine able")
+
+
+def _add_doctor(command: argparse.ArgumentParser) -> None:
     command.add_argument("--units", metavar="DIR", help="write systemd units and a udev rule")
-    command = add("notify", _notify, "tell people how a sync ended, as the policy says")
+
+
+def _add_notify(command: argparse.ArgumentParser) -> None:
     command.add_argument("--result", default="success", help="SERVICE_RESULT of systemd")
     command.add_argument("--status", default="0", help="EXIT_STATUS of systemd")
-    command = add("wipe", _wipe, "remove this device, its key first")
+
+
+def _add_wipe(command: argparse.ArgumentParser) -> None:
     command.add_argument("--yes", action="store_true", help="do not ask")
-    return parser
+
+
+def _add_nothing(_: argparse.ArgumentParser) -> None:
+    """`rollback` takes no options of its own."""
+
+
+COMMANDS: dict[str, tuple[Command, str, Callable[[argparse.ArgumentParser], None]]] = {
+    "init": (_init, "make this machine a device, from a kit", _add_init),
+    "sync": (_sync, "the visit of a stick: leave the journal, take the bundle", _add_sync),
+    "install": (_install, "install a bundle by hand", _add_install),
+    "rollback": (_rollback, "go back to the other good bundle", _add_nothing),
+    "predict": (_predict, "answer rows of CSV, NDJSON or .npy", _add_predict),
+    "serve": (_serve, "answer requests on a local socket (Open Inference Protocol)", _add_serve),
+    "label": (_label, "the truth about a row", _add_label),
+    "status": (_status, "bundle, age, temperature, journal", _add_status),
+    "doctor": (_doctor, "is this machine able", _add_doctor),
+    "notify": (_notify, "tell people how a sync ended, as the policy says", _add_notify),
+    "wipe": (_wipe, "remove this device, its key first", _add_wipe),
+}

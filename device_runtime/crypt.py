@@ -8,7 +8,6 @@ Imports are made inside functions where a path does not need them: start-up time
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from device_runtime.errors import UndecryptableError
+from device_runtime.record import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,9 +80,16 @@ class Identity:
         return cls(os.urandom(KEY_BYTES), os.urandom(KEY_BYTES))
 
     @classmethod
-    def from_bytes(cls, raw: bytes) -> Identity:
-        """Read what `to_bytes` wrote (64 bytes: both seeds)."""
-        return cls(raw[:KEY_BYTES], raw[KEY_BYTES : 2 * KEY_BYTES])
+    def from_bytes(cls, raw: bytes, public: PublicIdentity | None = None) -> Identity:
+        """Read what `to_bytes` wrote (64 bytes: both seeds).
+
+        Args:
+            raw: The seeds.
+            public: The public keys where they are known: they need not be computed again.
+        """
+        made = cls(raw[:KEY_BYTES], raw[KEY_BYTES : 2 * KEY_BYTES])
+        made._public = public
+        return made
 
     def to_bytes(self) -> bytes:
         """Return both seeds, 64 bytes. Secret."""

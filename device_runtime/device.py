@@ -27,7 +27,6 @@ from device_runtime.format.segment import Epoch, Lane
 from device_runtime.generation import Generation
 from device_runtime.home import Home, open_home
 from device_runtime.journal.writer import Journal
-from device_runtime.labels import as_truth, is_record_id
 from device_runtime.record import replace
 
 if TYPE_CHECKING:
@@ -306,6 +305,8 @@ class Device:
         progress: Callable[[int], None] = lambda _: None,
     ) -> int:
         """Journal many truths; return how many, when they are durable."""
+        from device_runtime.labels import as_truth, is_record_id
+
         schema = self._known_schema()
         observed = self.home.clock.wall_ns() if wall_ns is None else wall_ns
         count = 0

@@ -13,7 +13,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +24,7 @@ from device_runtime.errors import BusyError, IncompatibleError, MachineError, No
 from device_runtime.format import canonical
 from device_runtime.generation import Generation, Trusted
 from device_runtime.policy import Policy
+from device_runtime.record import dataclass, replace
 
 FOLDERS = ("identity", "state", "slots", "journal", "run", "sentinel", "tmp")
 ODOMETER_EVERY_S = 600  # a power cut loses at most this much of the odometer
@@ -135,7 +135,8 @@ class Home:
 
     def identity(self) -> Identity:
         """Return the private keys of this device."""
-        return Identity.from_bytes(self.disk.read(self.identity_dir / "device.key"))
+        raw = self.disk.read(self.identity_dir / "device.key")
+        return Identity.from_bytes(raw, self.card.public)
 
     def slot_dir(self, digest: str) -> Path:
         """Return the folder of an installed bundle."""
