@@ -17,14 +17,20 @@ from typing import Any
 
 from device_runtime import policy as policies
 from device_runtime.disk import Disk
-from device_runtime.errors import FormatError, RootChainError, UnsupportedVersionError
+from device_runtime.errors import (
+    DigestMismatchError,
+    FormatError,
+    RootChainError,
+    TooLargeError,
+    UnsupportedVersionError,
+)
 from device_runtime.format import canonical, words
 from device_runtime.format.manifest import NAME
 from device_runtime.policy import Policy
 from device_runtime.record import dataclass
 from device_runtime.trust import quorum
 from device_runtime.trust.custom import Target, file_name
-from device_runtime.trust.source import CHUNK, Source, open_source, write_file
+from device_runtime.trust.source import open_source, write_file
 
 KIND = "edgepack-kit"
 VERSION = 1
@@ -87,22 +93,27 @@ def read_kit(disk: Disk, path: Path) -> Kit:
         VerificationError: It is not signed by the quorum of its own newest root.
         OSError: The medium cannot be read.
     """
+    entry, limit = f"payload/{POLICY}", _LIMITS.max_json_bytes
     with open_source(disk, path, _LIMITS) as source:
-        roots, document = _metadata(source)
-        newest = quorum.read_root(roots[max(roots)], "the kit's root")
-        _self_signed(roots)
-        quorum.signers(document, "targets", newest, _LIMITS.families, KIT)
-        said = document.signed
-        files = _files(said)
-        if set(files) != set(source.index.names("payload")):
-            raise FormatError("the kit holds other files than it lists")
-        limit = _LIMITS.max_json_bytes
-        raw_policy = source.verified(f"payload/{POLICY}", files[POLICY], limit)
-        policy = policies.from_json(canonical.decode(raw_policy, POLICY, limit=limit))
-    digest = hashlib.sha256()
-    with disk.open_read(path) as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
+        listed = source.index.entries
+        small = [name for name in listed if name.startswith("metadata/") or name == entry]
+        if KIT not in source.index.names("metadata") or entry not in listed:
+            raise FormatError(f"this is not a kit: it has no metadata/{KIT} or no {entry}")
+        if listed[entry].size > limit:
+            raise TooLargeError(f"{entry} has {listed[entry].size:,} bytes")
+        digest, kept = source.whole(small)
+        there = set(source.index.names("payload"))
+    roots, document = _metadata(kept)
+    newest = quorum.read_root(roots[max(roots)], "the kit's root")
+    _self_signed(roots)
+    quorum.signers(document, "targets", newest, _LIMITS.families, KIT)
+    said = document.signed
+    files = _files(said)
+    if set(files) != there:
+        raise FormatError("the kit holds other files than it lists")
+    if hashlib.sha256(kept[entry]).hexdigest() != files[POLICY].sha256:
+        raise DigestMismatchError(f"{entry} is not what was signed")
+    policy = policies.from_json(canonical.decode(kept[entry], POLICY, limit=limit))
     bundles = [name for name in files if name.endswith(".edgepack")]
     kit = Kit(
         path=path,
@@ -113,7 +124,7 @@ def read_kit(disk: Disk, path: Path) -> Kit:
         floor=_whole(said, "floor"),
         roots=roots,
         policy=policy,
-        words=words.words(digest.digest()),
+        words=words.words(digest),
         bundle=bundles[0] if bundles else None,
         wheels=tuple(sorted(name for name in files if name.endswith(".whl"))),
         files=files,
@@ -153,19 +164,16 @@ def kit_signed(
     }
 
 
-def _metadata(source: Source) -> tuple[dict[int, bytes], quorum.Document]:
-    names = source.index.names("metadata")
-    if KIT not in names:
-        raise FormatError("this is not a kit: it has no metadata/kit.json")
-    limit = quorum.MAX_DOCUMENT
+def _metadata(kept: Mapping[str, bytes]) -> tuple[dict[int, bytes], quorum.Document]:
     roots = {
-        int(found[1]): source.small(f"metadata/{name}", limit)
-        for name in names
-        if (found := _ROOT.fullmatch(name))
+        int(found[1]): data
+        for name, data in kept.items()
+        if (found := _ROOT.fullmatch(name.removeprefix("metadata/")))
     }
-    if sorted(roots) != list(range(1, len(roots) + 1)) or len(roots) + 1 != len(names):
+    # kit.json and policy.json are the two that are not roots.
+    if sorted(roots) != list(range(1, len(roots) + 1)) or len(roots) + 2 != len(kept):
         raise RootChainError("the kit does not carry exactly the roots 1, 2, 3 …")
-    document = quorum.read_document(source.small(f"metadata/{KIT}", limit), KIT, KIND)
+    document = quorum.read_document(kept[f"metadata/{KIT}"], KIT, KIND)
     said = {str(version): quorum.root_sha256(data) for version, data in roots.items()}
     if not roots or document.signed.get("roots") != said:
         raise RootChainError("the roots of the kit are not those that it was signed with")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import lzma
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -67,6 +67,28 @@ class Source:
         if hashlib.sha256(data).hexdigest() != target.sha256:
             raise DigestMismatchError(f"{name} is not what was signed")
         return data
+
+    def whole(self, keep: Iterable[str]) -> tuple[bytes, dict[str, bytes]]:
+        """Hash the whole file in one pass and keep some entries of it: the bytes that were hashed.
+
+        A stick that shows one file to the hash and another to the reader gains nothing.
+
+        Raises:
+            TruncatedError: The file is shorter than when it was indexed.
+        """
+        digest, position = hashlib.sha256(), 0
+        kept = {name: bytearray() for name in keep}
+        self._file.seek(0)
+        while piece := self._file.read(CHUNK):
+            digest.update(piece)
+            for name, data in kept.items():
+                entry = self.index.entries[name]
+                start, end = entry.offset - position, entry.offset + entry.size - position
+                data += piece[max(start, 0) : max(end, 0)]
+            position += len(piece)
+        if position != self.index.size:
+            raise TruncatedError("the file changed while it was read")
+        return digest.digest(), {name: bytes(data) for name, data in kept.items()}
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """Return an entry in pieces, unverified."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+from device_runtime.disk import RealDisk
 from device_runtime.errors import EdgepackError, FormatError, UsageError, VerificationError
 from device_runtime.format.words import words
 from device_runtime.generation import Trusted
 from device_runtime.trust.kit import read_kit
 from edgepack.errors import DeviceUnknownError, KeyringError
 from edgepack.fleet.kit import write_kit
+from edgepack.keys import ceremony
 from edgepack.registry import PlanRow, Registry
+from edgepack.workspace import Workspace
 from support.trustsim import DISK, NAME, Base, document, pack, sign_document, unpack
 
 
@@ -110,6 +115,38 @@ def test_a_kit_signed_by_one_key_is_refused(base: Base, out: Path) -> None:
     out.write_bytes(pack(entries))
     with pytest.raises(VerificationError):
         read_kit(DISK, out)
+
+
+def test_a_stick_that_shows_two_faces_is_not_believed(base: Base, out: Path) -> None:
+    """It shows an attacker's kit to the reader, and ours to whoever computes the words."""
+    said = write(base, out)
+    ours = out.read_bytes()
+    evil = Base(out.parent / "evil")
+    ceremony.found(Workspace.create(evil.folder), evil.passphrase, evil.clock)
+    with Registry.open(evil.ws.registry) as registry:
+        registry.put_plan(PlanRow("sat-1", "field", NAME, "", 0))
+    write(evil, out)
+    theirs = out.read_bytes()
+
+    class TwoFaces(io.BytesIO):
+        """Headers and small reads come from their file, large reads from ours."""
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            source = ours if size is not None and size >= 1 << 20 else theirs
+            start = self.tell()
+            data = source[start : None if size is None or size < 0 else start + size]
+            self.seek(start + len(data))
+            return data
+
+    class Liar(RealDisk):
+        def open_read(self, path: Path) -> IO[bytes]:
+            return TwoFaces(theirs)
+
+    try:
+        kit = read_kit(Liar(), out)
+    except EdgepackError:
+        return
+    assert kit.words != said or kit.roots == {1: base.trusted().root}
 
 
 def test_a_surplus_file_in_a_kit_is_refused(base: Base, out: Path) -> None:
