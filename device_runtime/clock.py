@@ -6,8 +6,9 @@ No decision of edgepack may hang on the wall clock of a device; it is recorded, 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Protocol
+
+from device_runtime.record import dataclass
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 

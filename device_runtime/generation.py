@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +27,7 @@ from device_runtime.errors import (
 )
 from device_runtime.format import canonical
 from device_runtime.policy import Policy
+from device_runtime.record import dataclass, field, fields, replace
 
 VERSION = 1
 CURRENT = "current"

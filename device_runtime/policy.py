@@ -6,10 +6,10 @@ The first policy comes with the kit; a later one travels in a bundle, but what l
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from device_runtime.errors import FormatError, UnsupportedVersionError
+from device_runtime.record import asdict, dataclass, fields, replace
 
 VERSION = 1
 

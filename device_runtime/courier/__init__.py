@@ -13,8 +13,6 @@ A visit, in this order (the order was found by a model: every other one loses ro
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from device_runtime.courier.acks import (
     Acked,
     apply_acks,
@@ -28,6 +26,7 @@ from device_runtime.courier.report import bundles_on, write_last_sync, write_rep
 from device_runtime.courier.stick import Stick
 from device_runtime.home import Home
 from device_runtime.journal.writer import Journal
+from device_runtime.record import replace
 
 __all__ = [
     "Acked",

@@ -6,8 +6,6 @@ and its generation is not older than what was seen. Forged, stale and foreign on
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 from device_runtime.courier.stick import Stick
 from device_runtime.crypt import PublicIdentity
 from device_runtime.errors import FormatError, ReceiptError
@@ -18,6 +16,7 @@ from device_runtime.generation import Generation
 from device_runtime.home import Home
 from device_runtime.journal.writer import Journal
 from device_runtime.policy import Policy
+from device_runtime.record import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from device_runtime.courier.stick import Stick
 from device_runtime.crypt import Identity, PublicIdentity
@@ -25,6 +24,7 @@ from device_runtime.format.stick import (
 from device_runtime.home import Home
 from device_runtime.journal.shelf import SealedInfo
 from device_runtime.journal.writer import Journal
+from device_runtime.record import dataclass
 
 _HEADER_ROOM = SIGNATURE_BYTES + 4096
 _ENTRY_ROOM = 192

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from device_runtime.record import dataclass
 
 MISSING_CODE = 0xFFFFFFFF
 SMALL = 32  # rows; up to this many take the path without numpy

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from device_runtime.errors import FormatError, UnsupportedVersionError
+from device_runtime.record import asdict, dataclass
+from device_runtime.record import fields as record_fields
 
 VERSION = 1
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
@@ -73,7 +74,7 @@ def from_json(value: Any) -> Manifest:
             raise FormatError("manifest.json is not a manifest")
         if value["version"] != VERSION:
             raise UnsupportedVersionError(f"manifest.json has version {value['version']}")
-        fields = {name: value[name] for name in Manifest.__dataclass_fields__}
+        fields = {item.name: value[item.name] for item in record_fields(Manifest)}
         fields["operators"] = tuple(str(item) for item in fields["operators"])
         fields["opsets"] = {str(k): int(v) for k, v in fields["opsets"].items()}
         for name in ("model_bytes", "ir_version", "peak_rss_bytes"):

@@ -9,10 +9,10 @@ Numbers are little-endian. A timestamp is int64 microseconds since 1970-01-01 UT
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from device_runtime.errors import FormatError, UnsupportedVersionError
+from device_runtime.record import dataclass, field
 
 VERSION = 1
 

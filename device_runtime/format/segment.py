@@ -7,12 +7,12 @@ frames of a crashed process, verbatim). See docs/FORMAT-journal.md. Needs no key
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
 
 from device_runtime.errors import FormatError
 from device_runtime.format.batch import Answers, Batch
+from device_runtime.record import dataclass
 
 OPEN, SEALED, SALVAGE = 1, 2, 3
 

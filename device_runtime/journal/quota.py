@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from device_runtime.disk import CHUNK, Disk
 from device_runtime.errors import JournalDamagedError
 from device_runtime.format.segment import Hole, Lane, Name
 from device_runtime.journal.shelf import SealedInfo, Shelf
+from device_runtime.record import replace
 
 MANY_HOLES = 512
 

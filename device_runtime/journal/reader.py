@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from device_runtime.crypt import ED25519_SIGNATURE, Aead, PublicIdentity, sha256, unwrap_key
 from device_runtime.errors import FormatError, SegmentError
@@ -32,6 +31,7 @@ from device_runtime.format.segment import OPEN, SALVAGE, SEALED, Header, Layout
 from device_runtime.journal import records as small
 from device_runtime.journal.content import parse
 from device_runtime.journal.records import EventRecord, HoleRecord, LabelRecord, SketchRecord
+from device_runtime.record import dataclass
 
 __all__ = [
     "EventRecord",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from device_runtime.errors import FormatError
 from device_runtime.format import canonical
 from device_runtime.format.frames import EVENT, HOLE, LABEL, SKETCH
 from device_runtime.format.segment import Hole
+from device_runtime.record import dataclass
 
 MAX_RECORDS = 64 << 20
 

@@ -10,7 +10,6 @@ For each open segment, oldest first:
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 
 from device_runtime.crypt import Identity, sha256
 from device_runtime.errors import FormatError, JournalDamagedError
@@ -18,6 +17,7 @@ from device_runtime.format.header import PREFIX, TRAILER, read_trailer
 from device_runtime.format.segment import Hole, Name
 from device_runtime.journal.seal import OpenFile, salvage
 from device_runtime.journal.shelf import Shelf
+from device_runtime.record import dataclass, field
 
 
 @dataclass(slots=True)

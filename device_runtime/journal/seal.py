@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from device_runtime.crypt import (
@@ -41,6 +40,7 @@ from device_runtime.format.header import (
 from device_runtime.format.segment import MAX_MARKS, SALVAGE, Header, Hole, Mark, Name
 from device_runtime.journal import content
 from device_runtime.journal.shelf import SealedInfo, Shelf
+from device_runtime.record import replace
 
 TAG = 16
 

@@ -14,10 +14,10 @@ import glob
 import os
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from device_runtime.errors import EdgepackError, ModelLoadError, RunError
+from device_runtime.record import dataclass
 
 TESTED = 22  # highest version of the table that is asked for; newer libraries serve it too
 PADDING = 16  # zero bytes behind a text, so that its last words can be read whole

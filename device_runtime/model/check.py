@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from device_runtime.errors import InputError
@@ -17,6 +16,7 @@ from device_runtime.format.batch import MISSING_CODE, SMALL, Batch, Text
 from device_runtime.format.schema import Schema
 from device_runtime.model.rows import RawBlock
 from device_runtime.model.values import Rule, Unfit
+from device_runtime.record import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import isnan
 from typing import Any, NamedTuple, Protocol
 
 from device_runtime.format.schema import Schema
+from device_runtime.record import dataclass, field
 
 CHUNK = 4 << 20  # bytes that are read at once
 NO_OBJECT = "is not an object of column names and values"

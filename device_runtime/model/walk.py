@@ -8,10 +8,10 @@ made before they are used, which leaves no room for cycles.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 
 from device_runtime.errors import ModelLoadError
 from device_runtime.model.wire import BYTES, VARINT, Item, broken, items, numbers
+from device_runtime.record import dataclass, field
 
 MAX_NODES = 1_000_000  # with every call of a function expanded
 MAX_DEPTH = 16  # subgraphs within subgraphs
