@@ -40,6 +40,7 @@ from edgepack.errors import KeyringError
 
 VERSION = 1
 RING = "ring.json"
+OMS_PUBLIC = "oms.pub"
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "root": ("ed25519", "ml-dsa"),
     "targets": ("ed25519", "ml-dsa"),
@@ -209,7 +210,7 @@ class Ring:
         return read_public(self.folder, self.disk)
 
     def write_public(self, public: PublicRing) -> None:
-        """Replace ring.json."""
+        """Replace ring.json, and oms.pub for strangers."""
         value = {
             "format": "edgepack-ring",
             "version": VERSION,
@@ -219,6 +220,7 @@ class Ring:
             "oms": public.oms,
         }
         write_durable(self.disk, self.folder / RING, canonical.encode(value))
+        write_durable(self.disk, self.folder / OMS_PUBLIC, public.oms.encode(), 0o644)
 
     def of_role(self, role: str) -> tuple[KeyFile, ...]:
         """Return the key files of one role that are here, oldest first."""

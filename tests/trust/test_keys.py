@@ -38,7 +38,7 @@ def test_no_private_key_lies_on_disk_in_the_clear(base: Base) -> None:
 
 
 def test_key_files_are_for_their_owner_only(base: Base) -> None:
-    assert {path.stat().st_mode & 0o777 for path in base.ws.keys.glob("*")} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in base.ws.keys.glob("*.key")} == {0o600}
 
 
 def test_the_wrong_passphrase_opens_nothing(base: Base) -> None:
@@ -270,6 +270,14 @@ def test_every_version_is_drawn_once(base: Base) -> None:
         base.publish(extra={"model.sig": b"own"})
     assert base.publish().name == f"{NAME}-2.edgepack"
     assert base.publish("valve").name == "valve-1.edgepack"
+
+
+def test_versions_go_on_above_what_devices_report_after_a_restore(base: Base) -> None:
+    from edgepack.registry import Registry
+
+    with Registry.open(base.ws.registry) as registry:
+        registry.saw_version(NAME, 9)
+    assert base.publish().name == f"{NAME}-10.edgepack"
 
 
 def test_signing_a_signed_bundle_is_a_mistake(base: Base) -> None:

@@ -19,7 +19,7 @@ def extracted(tmp_path: Path) -> tuple[Base, Path]:
     folder = tmp_path / "out"
     folder.mkdir()
     subprocess.run(["tar", "xf", file, "-C", folder], check=True)
-    (tmp_path / "oms.pub").write_text(base.ring.public().oms)
+    (tmp_path / "oms.pub").write_bytes((base.ws.keys / "oms.pub").read_bytes())
     return base, folder
 
 
