@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from edgepack.sim.actors import SimRing
-from edgepack.sim.world import Broken, Step, World
+from edgepack.sim.parts import Broken, Step
+from edgepack.sim.world import World
 
 WEIGHTS: Mapping[str, float] = {
     "row": 22, "label": 4, "seal": 8, "dsync": 16, "bsync": 14, "prune": 4, "stop": 3, "kill": 4,

@@ -9,217 +9,26 @@ from __future__ import annotations
 
 import copy
 import errno
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
 
-from device_runtime.clock import FixedClock
 from device_runtime.errors import EdgepackError, StickError
-from device_runtime.format.segment import Hole
-from device_runtime.policy import Policy
 from edgepack.courier.sync import sync
 from edgepack.fleet.devices import accept
-from edgepack.registry import PlanRow, Registry
-from edgepack.sim.actors import BUNDLE, SimDevice, SimKit, SimRing
-from edgepack.sim.disk import PowerCut, SimDisk
-from edgepack.sim.ledger import Found, Id, at_base, declared, on_device, on_stick
-from edgepack.sim.ports import MOUNT, FusedDisk, machine, new_stick, plug
+from edgepack.registry import Registry
+from edgepack.sim.disk import PowerCut
+from edgepack.sim.ledger import on_device
+from edgepack.sim.parts import HOME, Broken, Carried, Machine, Split, Step, files_on
+from edgepack.sim.ports import MOUNT, plug
+from edgepack.sim.scene import SMALL_STICK, Scene
 from edgepack.store.archive import Archive, purge
 from edgepack.store.backup import backup, restore
 from edgepack.workspace import Workspace
 
-QUOTA, RESERVE, SEGMENT = 160 << 10, 64 << 10, 1 << 20
-SMALL_STICK = 160 << 10
-HOME = Path("/dev/home")
 ROUNDS = 8
-Holes = list[tuple[str, Hole]]
 
 
-class Broken(AssertionError):
-    """A promise does not hold; the seed that shows it is worth keeping as a test."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One thing that happens.
-
-    Attributes:
-        what: Name of a method of `World` without its underscore.
-        a: Chooses the device.
-        b: Chooses the stick, or a variant.
-        seed: For whatever chance the step needs.
-        fuse: It is cut off after so many calls to the disk; None: it is not.
-        kind: `power`, `process` or `pull`.
-    """
-
-    what: str
-    a: int = 0
-    b: int = 0
-    seed: int = 0
-    fuse: int | None = None
-    kind: str = "power"
-
-
-@dataclass
-class Machine:
-    """A physical device: a disk with a home on it, and a name that clones share."""
-
-    device: SimDevice
-    disk: SimDisk
-    phys: int
-    disk_id: str
-
-
-@dataclass
-class Split:
-    """Two machines went on from one disk: both branches must be noticed at the base."""
-
-    device_id: str
-    one: int
-    other: int
-    born: int
-
-
-@dataclass
-class Carried:
-    """A stick and what the base last put on it."""
-
-    disk: SimDisk
-    policy: bool = False
-
-
-class World:
-    """One base, devices, sticks.
-
-    Args:
-        folder: An empty folder for the base.
-        seed: Of everything that is drawn.
-        devices: How many devices to begin with.
-        ring: Keys of the base; drawn when None.
-    """
-
-    def __init__(
-        self, folder: Path, seed: int = 0, devices: int = 2, ring: SimRing | None = None
-    ) -> None:
-        self.rng = random.Random(seed)  # noqa: S311
-        self.folder = folder
-        self.clock = FixedClock()
-        self.ring = copy.deepcopy(ring) if ring is not None else SimRing()
-        self.disk = FusedDisk()
-        self.bases = 1
-        self.ws = Workspace.create(folder / "base-1", disk=self.disk)
-        self.counter = 0
-        self.machines: list[Machine] = []
-        self.sticks: list[Carried] = []
-        self.images: list[tuple[Machine, int]] = []
-        self.backups: list[Path] = []
-        self.splits: list[Split] = []
-        self.born: dict[str, tuple[int, int]] = {}
-        self.durable: set[Id] = set()
-        self.lanes: dict[Id, int] = {}
-        self.excused: set[Id] = set()
-        self.risky: set[Id] = set()
-        self.purged: set[Id] = set()
-        for number in range(devices):
-            self._new_machine(f"press-{number + 1}")
-        for _ in range(2):
-            self._snew()
-
-    # --- making things -----------------------------------------------------------------------
-
-    def _number(self) -> int:
-        self.counter += 1
-        return self.counter
-
-    def _policy(self) -> Policy:
-        return replace(
-            self.ring.policy(quota_bytes=QUOTA, segment_bytes=SEGMENT), reserve_bytes=RESERVE
-        )
-
-    def _new_machine(self, name: str) -> None:
-        kit = SimKit(name, f"kit-{name}", self._policy())
-        with Registry.open(self.ws.registry) as registry:
-            registry.put_plan(PlanRow(name, "sim", BUNDLE, kit.kit_id, 0))
-        disk = SimDisk(self.rng.randrange(1 << 30))
-        disk_id = f"{self._number():016x}"
-        device = SimDevice(name, HOME, kit, disk=machine(disk), clock=self.clock, disk_id=disk_id)
-        disk.flush()
-        self.machines.append(Machine(device, disk, self._number(), disk_id))
-
-    def _copy_machine(self, one: Machine, disk_id: str, *, power: bool) -> Machine:
-        disk = copy.deepcopy(one.disk)
-        disk.rng = random.Random(self.rng.randrange(1 << 30))  # noqa: S311
-        disk.power_cut() if power else disk.kill()
-        device = SimDevice(
-            one.device.name, HOME, one.device.kit,
-            disk=machine(disk), clock=self.clock, disk_id=disk_id, new=False,
-        )  # fmt: skip
-        return Machine(device, disk, self._number(), disk_id)
-
-    def _device(self, step: Step) -> Machine | None:
-        return self.machines[step.a % len(self.machines)] if self.machines else None
-
-    def _stick(self, step: Step) -> Carried | None:
-        return self.sticks[step.b % len(self.sticks)] if self.sticks else None
-
-    # --- the books ---------------------------------------------------------------------------
-
-    def _note(self) -> None:
-        """Write down what devices believe to be durable, and which machine wrote what."""
-        for one in self.machines:
-            for item in one.device.durable - self.durable:
-                self.lanes[item] = one.device.lane_of[item]
-            self.durable |= one.device.durable
-            for uid in on_device(one.disk, HOME / "journal").uids:
-                self.born.setdefault(uid, (one.phys, self.counter))
-
-    def present(self) -> tuple[set[Id], set[Id], Holes]:
-        """Return what is home, what is anywhere, and every HOLE that is anywhere."""
-        with Registry.open(self.ws.registry) as registry:
-            imported, rest = at_base(registry, self.ws.held, self.disk)
-        if imported & self.purged:
-            raise Broken("a purged record came back")
-        home = imported | rest.ids | self.purged
-        anywhere = Found(set(home), list(rest.holes))
-        for one in self.machines:
-            anywhere.add(on_device(one.disk, HOME / "journal"))
-        for stick in self.sticks:
-            anywhere.add(on_stick(stick.disk, MOUNT))
-        return home, anywhere.ids, list(anywhere.holes)
-
-    def check(self, what: str) -> None:
-        """Check every promise that must hold at every moment.
-
-        Raises:
-            Broken: One does not.
-        """
-        self._note()
-        try:
-            _, anywhere, holes = self.present()
-        except AssertionError as error:
-            raise Broken(f"{error} after {what}") from None
-        missing = self.durable - anywhere - self.excused
-        if missing:
-            missing -= declared(missing, self.lanes, holes)
-        self.excused |= missing & self.risky
-        missing -= self.risky
-        if missing:
-            raise Broken(f"undeclared after {what}: {sorted(missing)[:3]}")
-        if not self.splits:
-            self._no_false_alarm(what)
-
-    def _no_false_alarm(self, what: str) -> None:
-        with Registry.open(self.ws.registry) as registry:
-            for alarm in registry.alarms():
-                if alarm.kind in ("fork", "conflict"):
-                    raise Broken(f"false alarm after {what}: {alarm.text}")
-
-    def _lost(self, before: tuple[set[Id], set[Id], Holes], custody: set[Id]) -> None:
-        """After a disk was destroyed: what was only there is gone; the rest hangs on one more."""
-        _, anywhere, _ = self.present()
-        self.excused |= before[1] - anywhere
-        self.risky |= custody
+class World(Scene):
+    """A scene in which things happen; each `_name` below is what a step of that name does."""
 
     # --- one step ----------------------------------------------------------------------------
 
@@ -372,11 +181,9 @@ class World:
             self.machines.remove(one)
             self._lost(before, on_device(one.disk, HOME / "journal").ids)
 
-    def _snew(self, step: Step | None = None) -> None:
+    def _snew(self, step: Step) -> None:
         if len(self.sticks) < 4:
-            small = step is not None and step.b % 3 == 0
-            size = SMALL_STICK if small else 1 << 40
-            self.sticks.append(Carried(new_stick(self.rng.randrange(1 << 30), size)))
+            self.add_stick(SMALL_STICK if step.b % 3 == 0 else 1 << 40)
 
     def _scopy(self, step: Step) -> None:
         stick = self._stick(step)
@@ -391,7 +198,7 @@ class World:
     def _sbad(self, step: Step) -> None:
         """A bit of one file on a stick flips."""
         stick = self._stick(step)
-        files = sorted(_files(stick.disk, MOUNT)) if stick is not None else []
+        files = sorted(files_on(stick.disk, MOUNT)) if stick is not None else []
         if stick is not None and files:
             path = files[step.a % len(files)]
             data = bytearray(stick.disk.read(path))
@@ -450,7 +257,7 @@ class World:
             Broken: Something is stuck, undeclared, or went unnoticed.
         """
         if not self.sticks:
-            self._snew()
+            self.add_stick()
         self.ring.recover()
         for turn in range(ROUNDS):
             for number in range(len(self.machines)):
@@ -461,48 +268,12 @@ class World:
                 self.do(Step("accept", number))
             self.do(Step("backup"))
             self.check("a last visit")
-            if turn >= 2 and not self._stuck():
+            if turn >= 2 and not self.stuck():
                 break
         for number in range(len(self.sticks)):
             self.do(Step("bsync", 0, number))
         self.check("the last sync")
-        stuck = self._stuck()
+        stuck = self.stuck()
         if stuck:
             raise Broken(stuck)
-        self._forks_noticed()
-
-    def _stuck(self) -> str:
-        """Return what still lies on a device only, an empty text when all is home."""
-        home, _, holes = self.present()
-        for one in self.machines:
-            stuck = (on_device(one.disk, HOME / "journal").ids & self.durable) - home
-            stuck -= declared(stuck, self.lanes, holes)
-            if stuck:
-                return f"stuck on {one.device.name}: {sorted(stuck)[:3]}"
-        return ""
-
-    def _forks_noticed(self) -> None:
-        with Registry.open(self.ws.registry) as registry:
-            rows = registry.segments(state=None)
-            flagged = {alarm.device for alarm in registry.alarms() if alarm.kind == "fork"}
-        for split in self.splits:
-            after = [
-                self.born.get(row.uid, (0, 0)) for row in rows if row.device == split.device_id
-            ]
-            phys = {who for who, when in after if when > split.born}
-            if {split.one, split.other} <= phys and split.device_id not in flagged:
-                raise Broken(f"a fork of {split.device_id[:8]} went unnoticed")
-
-    def _birth(self, uid: str) -> tuple[int, int]:
-        return self.born.get(uid, (0, 0))
-
-
-def _files(disk: SimDisk, folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for name in disk.list(folder):
-        path = folder / name
-        if disk.kind(path) == "dir":
-            found += _files(disk, path)
-        elif name.endswith((".segs", ".ack", ".json")):
-            found.append(path)
-    return found
+        self.forks_noticed()

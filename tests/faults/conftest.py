@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from edgepack.sim.actors import SimRing
-from edgepack.sim.world import Step, World
+from edgepack.sim.parts import Step
+from edgepack.sim.world import World
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ from device_runtime.journal import quota
 from edgepack.courier import importer, sync
 from edgepack.courier.spans import subtract
 from edgepack.registry import Registry
-from edgepack.sim.world import MOUNT, Broken, _files
+from edgepack.sim.parts import Broken, files_on
+from edgepack.sim.ports import MOUNT
 
 
 def test_duplicates_by_segment_hash_only_would_import_rows_twice(play, monkeypatch):
@@ -83,7 +84,7 @@ def test_a_pack_is_not_offered_by_its_name(play, monkeypatch):
     monkeypatch.setattr(leave, "whole_segments", lambda _stick, _path, index: index.header.segments)
     world = play("row 0/1; dsync 0/0", finish=False)
     stick = world.sticks[0].disk
-    for path in _files(stick, MOUNT):
+    for path in files_on(stick, MOUNT):
         if path.suffix == ".segs":
             data = bytearray(stick.read(path))
             data[-1] ^= 1

@@ -14,8 +14,8 @@ from device_runtime.format.segment import Lane
 from edgepack.registry import Registry
 from edgepack.sim.disk import PowerCut
 from edgepack.sim.ledger import on_device, on_stick
+from edgepack.sim.parts import HOME, Broken, Step
 from edgepack.sim.ports import MOUNT
-from edgepack.sim.world import HOME, Broken, Step
 
 
 def registry(world):

@@ -1,0 +1,187 @@
+"""A base, devices and sticks, and the books: where is every record that was ever durable?"""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from device_runtime.clock import FixedClock
+from device_runtime.format.segment import Hole
+from device_runtime.policy import Policy
+from edgepack.registry import PlanRow, Registry
+from edgepack.sim.actors import BUNDLE, SimDevice, SimKit, SimRing
+from edgepack.sim.disk import SimDisk
+from edgepack.sim.ledger import Found, Id, at_base, declared, on_device, on_stick
+from edgepack.sim.parts import HOME, Broken, Carried, Machine, Split, Step
+from edgepack.sim.ports import MOUNT, FusedDisk, machine, new_stick
+from edgepack.workspace import Workspace
+
+QUOTA, RESERVE, SEGMENT = 160 << 10, 64 << 10, 1 << 20
+SMALL_STICK = 160 << 10
+Holes = list[tuple[str, Hole]]
+
+
+class Scene:
+    """One base, devices, sticks, and the books of every record.
+
+    Args:
+        folder: An empty folder for the base.
+        seed: Of everything that is drawn.
+        devices: How many devices to begin with.
+        ring: Keys of the base; drawn when None.
+    """
+
+    def __init__(
+        self, folder: Path, seed: int = 0, devices: int = 2, ring: SimRing | None = None
+    ) -> None:
+        self.rng = random.Random(seed)  # noqa: S311
+        self.folder = folder
+        self.clock = FixedClock()
+        self.ring = copy.deepcopy(ring) if ring is not None else SimRing()
+        self.disk = FusedDisk()
+        self.bases = 1
+        self.ws = Workspace.create(folder / "base-1", disk=self.disk)
+        self.counter = 0
+        self.machines: list[Machine] = []
+        self.sticks: list[Carried] = []
+        self.images: list[tuple[Machine, int]] = []
+        self.backups: list[Path] = []
+        self.splits: list[Split] = []
+        self.born: dict[str, tuple[int, int]] = {}
+        self.durable: set[Id] = set()
+        self.lanes: dict[Id, int] = {}
+        self.excused: set[Id] = set()
+        self.risky: set[Id] = set()
+        self.purged: set[Id] = set()
+        for number in range(devices):
+            self._new_machine(f"press-{number + 1}")
+        for _ in range(2):
+            self.add_stick()
+
+    # --- making things -----------------------------------------------------------------------
+
+    def _number(self) -> int:
+        self.counter += 1
+        return self.counter
+
+    def _policy(self) -> Policy:
+        return replace(
+            self.ring.policy(quota_bytes=QUOTA, segment_bytes=SEGMENT), reserve_bytes=RESERVE
+        )
+
+    def _new_machine(self, name: str) -> None:
+        kit = SimKit(name, f"kit-{name}", self._policy())
+        with Registry.open(self.ws.registry) as registry:
+            registry.put_plan(PlanRow(name, "sim", BUNDLE, kit.kit_id, 0))
+        disk = SimDisk(self.rng.randrange(1 << 30))
+        disk_id = f"{self._number():016x}"
+        device = SimDevice(name, HOME, kit, disk=machine(disk), clock=self.clock, disk_id=disk_id)
+        disk.flush()
+        self.machines.append(Machine(device, disk, self._number(), disk_id))
+
+    def _copy_machine(self, one: Machine, disk_id: str, *, power: bool) -> Machine:
+        disk = copy.deepcopy(one.disk)
+        disk.rng = random.Random(self.rng.randrange(1 << 30))  # noqa: S311
+        disk.power_cut() if power else disk.kill()
+        device = SimDevice(
+            one.device.name, HOME, one.device.kit,
+            disk=machine(disk), clock=self.clock, disk_id=disk_id, new=False,
+        )  # fmt: skip
+        return Machine(device, disk, self._number(), disk_id)
+
+    def add_stick(self, capacity: int = 1 << 40) -> None:
+        """Buy a stick."""
+        self.sticks.append(Carried(new_stick(self.rng.randrange(1 << 30), capacity)))
+
+    def _device(self, step: Step) -> Machine | None:
+        return self.machines[step.a % len(self.machines)] if self.machines else None
+
+    def _stick(self, step: Step) -> Carried | None:
+        return self.sticks[step.b % len(self.sticks)] if self.sticks else None
+
+    # --- the books ---------------------------------------------------------------------------
+
+    def _note(self) -> None:
+        """Write down what devices believe to be durable, and which machine wrote what."""
+        for one in self.machines:
+            for item in one.device.durable - self.durable:
+                self.lanes[item] = one.device.lane_of[item]
+            self.durable |= one.device.durable
+            for uid in on_device(one.disk, HOME / "journal").uids:
+                self.born.setdefault(uid, (one.phys, self.counter))
+
+    def _lost(self, before: tuple[set[Id], set[Id], Holes], custody: set[Id]) -> None:
+        """After a disk was destroyed: what was only there is gone; the rest hangs on one more."""
+        _, anywhere, _ = self.present()
+        self.excused |= before[1] - anywhere
+        self.risky |= custody
+
+    def present(self) -> tuple[set[Id], set[Id], Holes]:
+        """Return what is home, what is anywhere, and every HOLE that is anywhere."""
+        with Registry.open(self.ws.registry) as registry:
+            imported, rest = at_base(registry, self.ws.held, self.disk)
+        if imported & self.purged:
+            raise Broken("a purged record came back")
+        home = imported | rest.ids | self.purged
+        anywhere = Found(set(home), list(rest.holes))
+        for one in self.machines:
+            anywhere.add(on_device(one.disk, HOME / "journal"))
+        for stick in self.sticks:
+            anywhere.add(on_stick(stick.disk, MOUNT))
+        return home, anywhere.ids, list(anywhere.holes)
+
+    def check(self, what: str) -> None:
+        """Check every promise that must hold at every moment.
+
+        Raises:
+            Broken: One does not.
+        """
+        self._note()
+        try:
+            _, anywhere, holes = self.present()
+        except AssertionError as error:
+            raise Broken(f"{error} after {what}") from None
+        missing = self.durable - anywhere - self.excused
+        if missing:
+            missing -= declared(missing, self.lanes, holes)
+        self.excused |= missing & self.risky
+        missing -= self.risky
+        if missing:
+            raise Broken(f"undeclared after {what}: {sorted(missing)[:3]}")
+        if not self.splits:
+            self._no_false_alarm(what)
+
+    def _no_false_alarm(self, what: str) -> None:
+        with Registry.open(self.ws.registry) as registry:
+            for alarm in registry.alarms():
+                if alarm.kind in ("fork", "conflict"):
+                    raise Broken(f"false alarm after {what}: {alarm.text}")
+
+    def stuck(self) -> str:
+        """Return what still lies on a device only, an empty text when all is home."""
+        home, _, holes = self.present()
+        for one in self.machines:
+            stuck = (on_device(one.disk, HOME / "journal").ids & self.durable) - home
+            stuck -= declared(stuck, self.lanes, holes)
+            if stuck:
+                return f"stuck on {one.device.name}: {sorted(stuck)[:3]}"
+        return ""
+
+    def forks_noticed(self) -> None:
+        """Check that every fork whose two branches came home was flagged.
+
+        Raises:
+            Broken: One was not.
+        """
+        with Registry.open(self.ws.registry) as registry:
+            rows = registry.segments(state=None)
+            flagged = {alarm.device for alarm in registry.alarms() if alarm.kind == "fork"}
+        for split in self.splits:
+            after = [
+                self.born.get(row.uid, (0, 0)) for row in rows if row.device == split.device_id
+            ]
+            phys = {who for who, when in after if when > split.born}
+            if {split.one, split.other} <= phys and split.device_id not in flagged:
+                raise Broken(f"a fork of {split.device_id[:8]} went unnoticed")
