@@ -6,6 +6,7 @@ import io
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,19 @@ class RawFile:
 
     def sync(self) -> None:
         os.fdatasync(self.fd)
+
+    def grouped(self, data: bytes, seconds: float = 0.1) -> Callable[[int], None]:
+        """Return a writer that syncs every 100 ms."""
+        last = time.monotonic()
+
+        def write(_: int) -> None:
+            nonlocal last
+            os.write(self.fd, data)
+            if time.monotonic() - last >= seconds:
+                os.fdatasync(self.fd)
+                last = time.monotonic()
+
+        return write
 
 
 class SqliteFile:

@@ -12,8 +12,6 @@ Content of a ROWS frame, little-endian:
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import struct
 from collections.abc import Callable, Sequence
 from operator import itemgetter
@@ -50,6 +48,12 @@ class RowEncoder:
 
     Attributes:
         layout: What a row is made of.
+        plain: Whether no field is hashed.
+        get_fixed: Takes the numeric columns out of a mapping.
+        get_texts: Takes the text columns out of a mapping.
+        fixed_bytes: Bytes of the numeric columns of one row.
+        score_bytes: Bytes of one score.
+        known: One string → its bytes as the text of one row.
     """
 
     def __init__(self, layout: Layout, schema: Schema | None, hash_key: bytes) -> None:
@@ -60,11 +64,13 @@ class RowEncoder:
         self._texts = [field.name for field in layout.fields if field.dtype == "string"]
         self._hashed = [field.name for field in layout.fields if field.journal == "hash"]
         self._sizes = {field.name: field_bytes(field) for field in layout.fields}
-        self._get_fixed = _getter(self._fixed)
-        self._get_texts = _getter(self._texts)
-        self._fixed_bytes = sum(self._sizes[name] for name in self._fixed)
-        self._score_bytes = DTYPES[layout.scores][1]
-        self._cache: dict[str, bytes] = {}
+        self.get_fixed = _getter(self._fixed)
+        self.get_texts = _getter(self._texts)
+        self.fixed_bytes = sum(self._sizes[name] for name in self._fixed)
+        self.score_bytes = DTYPES[layout.scores][1]
+        self.known: dict[tuple[str, ...], bytes] = {}
+        self._vocabulary: dict[int, tuple[tuple[str, ...], bytes]] = {}
+        self.plain = not self._hashed
 
     def encode(self, rows: Rows, monotonic: int, wall: int) -> bytes:
         """Return the content of one frame.
@@ -84,7 +90,7 @@ class RowEncoder:
             k = answers.k
             if k and answers.scores is not None:
                 parts.append(answers.scores)
-                bits, size = LABEL_BIT | SCORES_BIT, 4 + k * self._score_bytes
+                bits, size = LABEL_BIT | SCORES_BIT, 4 + k * self.score_bytes
             else:
                 k = 0
         if unlike is not None:
@@ -94,9 +100,9 @@ class RowEncoder:
             parts.append(numbers)
             bits, size = bits | ROWS_BIT, size + 8
         try:
-            parts += self._get_fixed(columns)
-            texts = self._get_texts(columns)
-            size += self._fixed_bytes
+            parts += self.get_fixed(columns)
+            texts = self.get_texts(columns)
+            size += self.fixed_bytes
         except KeyError:
             bits, present = bits | PARTIAL, self._present(columns)
             given = [name for name in self._fixed if name in columns]
@@ -119,11 +125,25 @@ class RowEncoder:
         given_bytes = sum([memoryview(part).nbytes for part in parts]) - len(head)
         if given_bytes != n * size:
             raise _wrong_size(given_bytes, n * size)
-        return b"".join([*parts, *[part for text in texts for part in text_bytes(text, n)]])
+        for index, text in enumerate(texts):
+            parts += self._many_texts(index, text, n)
+        return b"".join(parts)
+
+    def _many_texts(self, index: int, text: Text, n: int) -> list[Any]:
+        """Return a text column of n rows in parts; a vocabulary seen before is not made again."""
+        values = text.values
+        if len(values) > n:
+            return text_bytes(text, n)
+        before = self._vocabulary.get(index)
+        if before is None or before[0] is not values:
+            before = self._vocabulary[index] = (values, text_vocabulary(values))
+        return [before[1], _narrow(text.codes, n, code_bytes(len(values)))]
 
     def hash_text(self, value: bytes) -> str:
         """Return 32 hex characters that stand for a value whose field is hashed."""
-        return hmac.digest(self._hash_key, value, hashlib.sha256)[:16].hex()
+        import hmac  # and with it a second OpenSSL: only where a column is hashed
+
+        return hmac.digest(self._hash_key, value, "sha256")[:16].hex()
 
     def _present(self, columns: Any) -> bytes:
         mask = 0
@@ -135,13 +155,10 @@ class RowEncoder:
         code = text.codes[0]
         if code == MISSING_CODE:
             return _NO_TEXT
-        value = text.values[code]
-        found = self._cache.get(value)
-        if found is None:
-            raw = utf8(value)
-            found = _ONE_TEXT.pack(1, len(raw)) + raw + b"\0"
-            if len(self._cache) < _CACHE and len(raw) <= 64:
-                self._cache[value] = found
+        raw = utf8(text.values[code])
+        found = _ONE_TEXT.pack(1, len(raw)) + raw + b"\0"
+        if len(text.values) == 1 and len(self.known) < _CACHE and len(raw) <= 64:
+            self.known[text.values] = found
         return found
 
     def _hash_columns(self, batch: Batch) -> dict[str, Text]:
@@ -235,9 +252,13 @@ def text_bytes(text: Text, n: int) -> list[Any]:
         order[MISSING_CODE] = MISSING_CODE
         codes = [order[int(code)] for code in codes]
         values = tuple(values[code] for code in used)
+    return [text_vocabulary(values), _narrow(codes, n, code_bytes(len(values)))]
+
+
+def text_vocabulary(values: Sequence[str]) -> bytes:
+    """Return the strings of a text column: how many, their lengths, their bytes."""
     raw = [utf8(value) for value in values]
-    lengths = struct.pack(f"<{len(raw) + 1}I", len(raw), *map(len, raw))
-    return [lengths, *raw, _narrow(codes, n, code_bytes(len(raw)))]
+    return b"".join([struct.pack(f"<{len(raw) + 1}I", len(raw), *map(len, raw)), *raw])
 
 
 def _narrow(codes: Any, n: int, size: int) -> Any:

@@ -10,9 +10,10 @@ from zlib import crc32
 
 from device_runtime.crypt import Aead, Identity, RecipientKey
 from device_runtime.disk import Handle, write_all
-from device_runtime.format.frames import CLEAR, FRAME, MARKED, MARKER
+from device_runtime.format.frames import CLEAR, FRAME, HOLE, MARKED, MARKER
 from device_runtime.format.header import header_message, open_header, write_header
 from device_runtime.format.segment import Header, Mark, Name
+from device_runtime.journal.hot import OneRow
 from device_runtime.journal.seal import TAG, new_key, note_mark
 from device_runtime.journal.shelf import Shelf
 
@@ -33,6 +34,10 @@ class Active:
         aead: Its key.
         prefix: `device/epoch/uid/`.
         marks: Stream → its newest mark.
+        room: Bytes that may be appended before anything else is due.
+        counter: Nonce of the next frame.
+        hash: Of the header: associated data of every frame.
+        one: The short way for one row, where the layout allows it.
     """
 
     def __init__(self, name: Name, header: Header, hash: bytes, aead: Aead, handle: Handle) -> None:
@@ -40,11 +45,13 @@ class Active:
         self.prefix = header.prefix
         self.size = self.offset = self.durable = 0
         self.broken = False
+        self.room = 0
+        self.one: OneRow | None = None
         self.marks: dict[str, Mark] = {}
-        self._hash, self._handle = hash, handle
-        self._encrypt, self._write = aead.encrypt, handle.write
+        self.hash, self._handle = hash, handle
+        self.encrypt, self.write = aead.encrypt, handle.write
         self._scratch = bytearray()
-        self._counter = 0
+        self.counter = 0
         self._listed = False
 
     @classmethod
@@ -79,10 +86,8 @@ class Active:
         """Sequence of the next record."""
         return self.header.first + self.offset
 
-    def append(
-        self, type: int, content: bytes, count: int, *, clear: bool = False, mark: bytes = b""
-    ) -> int:
-        """Write one frame with one system call; return the bytes written.
+    def append(self, type: int, content: bytes, count: int, mark: bytes = b"") -> None:
+        """Write one frame with one system call.
 
         The counter is the nonce: it is used up even if the write fails, so no two frames that
         ever touched the disk share one.
@@ -90,37 +95,52 @@ class Active:
         Raises:
             OSError: The disk; the file is as it was, or `broken`.
         """
-        counter = self._counter
-        self._counter = counter + 1
+        counter = self.counter
+        self.counter = counter + 1
         length = len(mark) + len(content) + TAG
-        flags = CLEAR if clear else MARKED if mark else 0
+        flags = MARKED if mark else 0
         head = _PACK(MARKER, type, flags, length, counter, self.offset, count)
-        data: bytes | memoryview
         if length > _LARGE:
-            data = self._large(head, content, mark, counter)
+            self._out(self._large(head, content, mark, counter))
         else:
-            nonce = counter.to_bytes(12, "little")
-            if flags == 0:
-                data = head + self._encrypt(nonce, content, self._hash + head)
-            elif clear:
-                data = head + content + self._encrypt(nonce, b"", self._hash + head + content)
-            else:
-                data = head + mark + self._encrypt(nonce, content, self._hash + head + mark)
-            data = crc32(data).to_bytes(4, "little") + data
+            aad = self.hash + head + mark
+            body = self.encrypt(counter.to_bytes(12, "little"), content, aad)
+            data = head + mark + body
+            self._out(crc32(data).to_bytes(4, "little") + data)
+        if mark:
+            note_mark(self.marks, mark, self.next, count)
+        self.offset += count
+
+    def declare(self, content: bytes) -> None:
+        """Write one HOLE: readable without the key, because whoever evicts must read it.
+
+        Raises:
+            OSError: See `append`.
+        """
+        counter = self.counter
+        self.counter = counter + 1
+        head = _PACK(MARKER, HOLE, CLEAR, len(content) + TAG, counter, self.offset, 1)
+        tag = self.aead.seal(counter, b"", self.hash + head + content)
+        data = head + content + tag
+        self._out(crc32(data).to_bytes(4, "little") + data)
+        self.offset += 1
+
+    def _out(self, data: bytes | memoryview) -> None:
         size = len(data)
         try:
-            written = self._write(data)
+            written = self.write(data)
         except OSError:
             self._undo()
             raise
         if written != size:
-            self._undo()
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if mark:
-            note_mark(self.marks, mark, self.next, count)
+            self.short()
         self.size += size
-        self.offset += count
-        return size
+        self.room -= size
+
+    def short(self) -> None:
+        """Undo a short write, as a full disk gives it, and raise."""
+        self._undo()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _large(self, head: bytes, content: bytes, mark: bytes, counter: int) -> memoryview:
         """Return a whole frame, encrypted in place: every copy of a large block costs."""
@@ -132,7 +152,7 @@ class Active:
         start = FRAME.size + len(mark)
         frame[FRAME.size : start] = mark
         nonce = counter.to_bytes(12, "little")
-        self.aead.encrypt_into(nonce, content, self._hash + head + mark, frame[start:])
+        self.aead.encrypt_into(nonce, content, self.hash + head + mark, frame[start:])
         frame[:4] = crc32(frame[4:]).to_bytes(4, "little")
         return frame
 
@@ -140,7 +160,7 @@ class Active:
         try:
             self._handle.truncate(self.size)
         except OSError:
-            self.broken = True
+            self.broken, self.room = True, 0
 
     def sync(self, shelf: Shelf) -> None:
         """Make everything written durable; the first time also the file's name.
@@ -156,7 +176,7 @@ class Active:
                 shelf.disk.fsync_dir(shelf.folder)
                 self._listed = True
         except OSError:
-            self.broken = True
+            self.broken, self.room = True, 0
             raise
         self.durable = self.offset
 
@@ -165,4 +185,4 @@ class Active:
         try:
             self._handle.close()
         except OSError:
-            self.broken = True
+            self.broken, self.room = True, 0

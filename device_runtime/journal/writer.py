@@ -1,61 +1,33 @@
-"""The journal of a device: append, durability, lanes. One thread at a time.
-
-Write order, which everything else follows from:
-- a frame is one write; it is durable after a sync of the file, and of the folder the first time;
-- a seal is durable before the open file goes; a HOLE is durable before what it declares goes;
-- a file that failed once is never written again: its rows move into a seal, and a new segment
-  with a new key begins.
-"""
+"""The journal of a device: append, durability, epochs. One thread at a time."""
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from device_runtime.clock import Clock
-from device_runtime.crypt import Identity, RecipientKey, sha256
+from device_runtime.crypt import Identity, sha256
 from device_runtime.disk import Disk
-from device_runtime.errors import (
-    EdgepackError,
-    FormatError,
-    JournalDamagedError,
-    JournalError,
-    JournalFullError,
-)
-from device_runtime.format.frames import EVENT, HOLE, LABEL, MARK, ROWS, SKETCH
-from device_runtime.format.header import TRAILER
+from device_runtime.errors import EdgepackError, JournalError, JournalFullError
+from device_runtime.format.frames import EVENT, LABEL, MARK, ROWS, SKETCH
 from device_runtime.format.rowframe import RowEncoder, halves, layout_of, utf8
 from device_runtime.format.schema import Schema
-from device_runtime.format.segment import (
-    OPEN,
-    Epoch,
-    Header,
-    Hole,
-    Lane,
-    Layout,
-    Name,
-    Parent,
-    RecordId,
-    Rows,
-)
+from device_runtime.format.segment import Epoch, Lane, Name, Parent, RecordId, Rows
 from device_runtime.journal import content as content_of
-from device_runtime.journal import quota
 from device_runtime.journal.active import Active
-from device_runtime.journal.quota import Reserve, Usage
-from device_runtime.journal.recover import previous_of, recover
-from device_runtime.journal.seal import OpenFile, salvage
+from device_runtime.journal.keeper import FULL, START_BYTES, Keeper
+from device_runtime.journal.quota import Usage
+from device_runtime.journal.recover import previous_of
 from device_runtime.journal.shelf import SealedInfo, Shelf
 from device_runtime.policy import Policy
 
+__all__ = ["Appended", "Journal", "Marked", "SealedInfo", "Usage"]
+
 _LARGE_CONTENT = 8 << 20
-_START_BYTES = 16 << 10  # headers of the segments that an append may have to start
-_FEW_RECORDS = 256  # at a shutdown so few are not worth importing numpy: frames go verbatim
 _CLOCK_JUMP_NS = 5_000_000_000
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Appended(NamedTuple):
@@ -82,53 +54,26 @@ class Marked:
 
 
 _NOT_KEPT = Appended(-1, "", kept=False)
-_APPENDED = tuple.__new__  # three times as fast as calling the class
+_NEW: Any = tuple.__new__  # three times as fast as calling the class
 
 
-class Journal:
+class Journal(Keeper):
     """The journal in one folder.
 
     Attributes:
         on_seal: Called with (lane, first, last) when BULK rows are sealed; a sketch that it
             returns is appended to PRIORITY, so that something remains when the rows are evicted.
-        epoch: The current one.
-        salvaged: Segments of crashed processes that `open` sealed.
     """
 
     def __init__(
-        self,
-        shelf: Shelf,
-        *,
-        clock: Clock,
-        identity: Identity,
-        policy: Policy,
-        epoch: Epoch,
+        self, shelf: Shelf, *, clock: Clock, identity: Identity, policy: Policy, epoch: Epoch
     ) -> None:
         """Use `open`."""
+        super().__init__(shelf, clock=clock, identity=identity, policy=policy, epoch=epoch)
         self.on_seal: Callable[[Lane, int, int], bytes | None] | None = None
-        self.epoch = epoch
-        self.salvaged = 0
-        self._shelf, self._clock, self._identity, self._policy = shelf, clock, identity, policy
-        self._device = identity.public.id
-        self._recipients = [RecipientKey(bytes.fromhex(raw)) for raw in policy.recipients]
-        self._reserve = Reserve(shelf.disk, shelf.folder, policy.reserve_bytes)
-        self._active: dict[Lane, Active] = {}
-        self._next: dict[Lane, int] = {}
-        self._durable: dict[Lane, int] = {}
-        self._bundle: tuple[str, int, str] = ("", 0, "")
-        self._encoder = RowEncoder(Layout(), None, b"")
         self._schema: Schema | None = None
-        self._acked: frozenset[str] = frozenset()
         self._last_sync = clock.monotonic_ns()
         self._drift = clock.wall_ns() - self._last_sync
-        self._owed: list[Hole] = []
-        self._lost = 0
-        self._unjournaled = 0
-        self._evicted = 0
-        self._recovered = False
-        self._attention = False
-        self._segment_bytes = policy.segment_bytes
-        self._limit = policy.quota_bytes - policy.reserve_bytes
         self._sketch_only = policy.log_mode == "sketch"
         self._each = policy.durability == "each"
         self._group_ns = policy.group_ms * 1_000_000 if policy.durability == "group" else 1 << 62
@@ -166,6 +111,7 @@ class Journal:
         if bundle == self._bundle and schema == self._schema:
             return
         self.seal("bundle")
+        self._leave_all()  # what could not be sealed must not get rows of another layout
         self._bundle, self._schema = bundle, schema
         hash_key = sha256(b"edgepack journal hash v1\0", self._identity.to_bytes())
         self._encoder = RowEncoder(layout_of(schema), schema, hash_key)
@@ -179,10 +125,25 @@ class Journal:
             JournalFullError: No room is left, and the policy is strict.
             JournalError: The disk fails, and the policy is strict.
         """
+        clock = self._clock
+        monotonic, wall = clock.monotonic_ns(), clock.wall_ns()
+        active = self._active.get(lane)
+        if active is not None and active.one is not None and not self._each:
+            try:
+                if active.one(rows, monotonic, wall):
+                    if monotonic - self._last_sync >= self._group_ns:
+                        self._sync_due(monotonic)
+                    first = active.header.first + active.offset - 1
+                    done: Appended = _NEW(Appended, (first, active.prefix, True))
+                    return done
+            except OSError:
+                pass  # the long way meets it again, and deals with it
+        return self._append_rows(rows, lane, monotonic, wall)
+
+    def _append_rows(self, rows: Rows, lane: Lane, monotonic: int, wall: int) -> Appended:
         if self._sketch_only:
             return _NOT_KEPT
-        monotonic = self._clock.monotonic_ns()
-        content = self._encoder.encode(rows, monotonic, self._clock.wall_ns())
+        content = self._encoder.encode(rows, monotonic, wall)
         n = rows.batch.n
         mark = b"" if rows.mark is None else MARK.pack(*rows.mark)
         if len(content) > _LARGE_CONTENT and n > 1:
@@ -250,35 +211,28 @@ class Journal:
         *,
         roll: bool = True,
     ) -> Appended:
-        """Append one frame."""
+        """Append one frame; the usual way is short: `room` says that nothing else is due."""
         active = self._active.get(lane)
         try:
-            if (
-                active is None
-                or active.broken
-                or self._attention
-                or (active.size >= self._segment_bytes and roll)
-                or self._shelf.used + len(content) > self._limit
-            ):
+            if active is None or len(content) >= active.room:
                 active = self._ready(lane, len(content), type, roll=roll)
             try:
-                size = active.append(type, content, count, mark=mark)
+                active.append(type, content, count, mark)
             except OSError as error:
                 active = self._again(active, error)
-                size = active.append(type, content, count, mark=mark)
-            self._shelf.used += size
+                active.append(type, content, count, mark)
             if self._each:
                 self._sync_one(lane, active)
         except (OSError, JournalError) as error:
             if self._policy.strict:
                 raise self._explained(error) from None
             self._lost += count
-            self._attention = True
             self._unjournaled += count
+            self._alarm()
             return _NOT_KEPT
-        return _APPENDED(
-            Appended, (active.header.first + active.offset - count, active.prefix, True)
-        )
+        first = active.header.first + active.offset - count
+        done: Appended = _NEW(Appended, (first, active.prefix, True))
+        return done
 
     def _ready(self, lane: Lane, need: int, type: int, *, roll: bool) -> Active:
         """Return a segment that can take a frame: recover, seal, free room, declare what is due."""
@@ -288,35 +242,20 @@ class Journal:
         full = active is not None and active.size >= self._segment_bytes and roll
         if active is not None and (active.broken or full):
             self._seal(lane, "size")
-        need += _START_BYTES
-        if self._shelf.used + need > self._limit and not self.free_room(need) and type == ROWS:
+        self._measure()
+        used, need = self._shelf.used, need + START_BYTES
+        if used + need > self._limit and not self.free_room(need) and type == ROWS:
             raise JournalFullError("the journal has used up its quota and nothing may be evicted")
         if self._shelf.used + need > self._policy.quota_bytes:
             raise JournalFullError("the journal has used up its quota and its reserve")
-        if self._attention:
-            self._pay(lane)
-        return self._active.get(lane) or self._start(lane)
-
-    def _pay(self, lane: Lane) -> None:
-        """Declare what is owed: rows that never got in, rows that may not have survived."""
-        holes = [hole for hole in self._owed if not self._survived(hole)]
-        if self._lost:
-            holes.append(Hole("unjournaled", self.epoch.id, lane, 0, count=self._lost))
-        if holes:
-            self._declare(holes)
-        self._owed, self._lost, self._attention = [], 0, not self._recovered
-
-    def _survived(self, hole: Hole) -> bool:
-        """Whether a segment that was in doubt was sealed with all its rows after all."""
-        name = Name(hole.epoch, hole.lane, hole.number, hole.uid, "seg")
-        try:
-            return name in self._shelf.sizes and self._shelf.info(name).last >= hole.last
-        except JournalDamagedError:
-            return False
+        self._pay(lane)
+        active = self._active.get(lane) or self._start(lane)
+        self._measure()
+        return active
 
     def _again(self, active: Active, error: OSError) -> Active:
         """After a failed write: make room, or leave the file; return where to write once more."""
-        if error.errno in _FULL:
+        if error.errno in FULL:
             self._reserve.release()
             self.free_room(self._policy.segment_bytes)
         else:
@@ -325,39 +264,10 @@ class Journal:
             self._seal(active.header.lane, "error")
         return self._active.get(active.header.lane) or self._start(active.header.lane)
 
-    def _start(self, lane: Lane) -> Active:
-        name, version, digest = self._bundle
-        epoch = self.epoch
-        number = self._shelf.top(epoch.id, lane) + 1
-        newest = Name(epoch.id, lane, number, "", "")
-        header = Header(
-            kind=OPEN,
-            device=self._device,
-            epoch=epoch.id,
-            lane=lane,
-            number=number,
-            uid=os.urandom(8).hex(),
-            previous=previous_of(self._shelf, newest),
-            parent=epoch.parent,
-            bundle_name=name,
-            bundle_version=version,
-            bundle_digest=digest,
-            boot_id=self._clock.boot_id().hex(),
-            monotonic_ns=self._clock.monotonic_ns(),
-            wall_ns=self._clock.wall_ns(),
-            first=self._next_of(lane),
-            layout=self._encoder.layout,
-            keys=(),
-        )
-        active = Active.create(self._shelf, header, self._identity, self._recipients)
-        self._active[lane] = active
-        self._durable.setdefault(lane, active.header.first)
-        return active
-
     def _explained(self, error: Exception) -> EdgepackError:
         if isinstance(error, EdgepackError):
             return error
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in FULL:
             return JournalFullError("the disk of the journal is full")
         return JournalError(f"the journal could not be written: {error}")
 
@@ -377,13 +287,15 @@ class Journal:
             JournalError: It could not be, even by moving to another file, and the policy is
                 strict. What may be lost is declared by a HOLE.
         """
-        self._last_sync = self._clock.monotonic_ns()
-        for lane, active in list(self._active.items()):
-            try:
-                self._sync_one(lane, active)
-            except (OSError, JournalError) as error:
-                if self._policy.strict:
-                    raise self._explained(error) from None
+        try:
+            for lane, active in list(self._active.items()):
+                try:
+                    self._sync_one(lane, active)
+                except (OSError, JournalError) as error:
+                    if self._policy.strict:
+                        raise self._explained(error) from None
+        finally:  # counted from its end: a slow disk must not be synced all the time
+            self._last_sync = self._clock.monotonic_ns()
 
     def _sync_one(self, lane: Lane, active: Active) -> None:
         try:
@@ -433,247 +345,18 @@ class Journal:
                 active.close()
             self._active.clear()
 
+    def _was_sealed(self, lane: Lane, info: SealedInfo) -> None:
+        if lane == Lane.BULK and self.on_seal is not None:
+            sketch = self.on_seal(lane, info.first, info.last)
+            if sketch is not None:
+                self.append_sketch(sketch, info.first, info.last)
+
     def _seal_guarded(self, lane: Lane, reason: str) -> None:
         try:
             self._seal(lane, reason)
         except (OSError, JournalError) as error:
             if self._policy.strict:
                 raise self._explained(error) from None
-
-    def _seal(self, lane: Lane, reason: str) -> None:
-        """Turn the open segment of a lane into a sealed one, whatever it takes.
-
-        Raises:
-            OSError: Neither seal nor salvage could be written. A sound segment stays open; a
-                broken one is left for the next recovery.
-        """
-        active = self._active.get(lane)
-        if active is None:
-            return
-        self._shelf.sizes[active.name] = active.size
-        if active.offset == 0 and not active.broken:
-            self._leave(lane, active)
-            self._shelf.drop(active.name)
-            return
-        try:
-            info = self._sealed_form(active, reason)
-        except OSError as error:
-            if error.errno not in _FULL or not (self._reserve.release() or self._make_room(active)):
-                self._give_up(lane, active)
-                raise
-            try:
-                info = self._sealed_form(active, reason)
-            except OSError:
-                self._give_up(lane, active)
-                raise
-        self._leave(lane, active)
-        self._durable[lane] = self._next[lane]
-        if info.last + 1 < self._next[lane]:
-            self._doubt(active, info.last + 1)
-        if lane == Lane.BULK and self.on_seal is not None:
-            sketch = self.on_seal(lane, info.first, info.last)
-            if sketch is not None:
-                self.append_sketch(sketch, info.first, info.last)
-
-    def _sealed_form(self, active: Active, reason: str) -> SealedInfo:
-        shelf, name, identity = self._shelf, active.name, self._identity
-        previous = previous_of(shelf, name) or active.header.previous
-        if reason != "shutdown" or active.offset > _FEW_RECORDS:
-            from device_runtime.journal.columnar import seal
-
-            try:
-                return seal(
-                    shelf,
-                    name,
-                    active.aead,
-                    identity=identity,
-                    recipients=self._recipients,
-                    previous=previous,
-                    reason=reason,
-                )
-            except (FormatError, JournalError):
-                reason = "damaged"  # the file changed under us: what is left of it goes verbatim
-        file = OpenFile.read(shelf.disk.read(shelf.path(name)))
-        return salvage(shelf, name, file, identity=identity, previous=previous, reason=reason)
-
-    def _leave(self, lane: Lane, active: Active) -> None:
-        active.close()
-        if active.name in self._shelf.sizes:
-            self._shelf.sizes[active.name] = active.size
-        if self._active.get(lane) is active:
-            del self._active[lane]
-            self._next[lane] = active.next
-
-    def _give_up(self, lane: Lane, active: Active) -> None:
-        """A segment that cannot be sealed: a sound one stays open, a broken one is left behind."""
-        if active.broken:
-            self._leave(lane, active)
-            self._recovered = False
-            self._doubt(active, active.header.first + active.durable)
-
-    def _doubt(self, active: Active, first: int) -> None:
-        """Owe a HOLE for rows that may not survive; it is declared unless recovery finds them."""
-        last, name = active.next - 1, active.name
-        self._attention = True
-        if first <= last:
-            self._owed.append(Hole("damaged", *name[:4], "", first, last, last - first + 1))
-
-    def _recover(self) -> None:
-        """Salvage what crashed processes left; what fails now is tried again at the next tick."""
-        shelf = self._shelf
-        try:
-            found = recover(shelf, self._identity, self._mine())
-        except OSError as error:
-            try:
-                if error.errno in _FULL and not self._reserve.release():
-                    self.free_room(self._segment_bytes)
-                found = recover(shelf, self._identity, self._mine())
-            except (OSError, JournalError):
-                self._attention = True
-                return
-        self._recovered = True
-        self.salvaged += found.salvaged
-        for lane in Lane:
-            self._durable.setdefault(lane, self._next_of(lane))
-        try:
-            if found.holes:
-                self._declare(found.holes)
-            for name in found.aside:
-                shelf.set_aside(name)
-        except (OSError, JournalError):
-            self._recovered, self._attention = False, True
-
-    def _mine(self) -> set[Name]:
-        return {active.name for active in self._active.values()}
-
-    def _next_of(self, lane: Lane) -> int:
-        if lane not in self._next:
-            self._next[lane] = self._sequence_after(lane)
-        return self._next[lane]
-
-    def _sequence_after(self, lane: Lane) -> int:
-        shelf = self._shelf
-        mine = [n for n in shelf.sizes if n[:2] == (self.epoch.id, lane)]
-        for name in sorted(mine, key=lambda n: n.number, reverse=True):
-            try:
-                if name.suffix == "seg":
-                    return shelf.info(name).last + 1
-                if name.suffix == "open":  # recovery of it has to wait
-                    file = OpenFile.read(shelf.disk.read(shelf.path(name)))
-                    return file.opened.header.first + file.scan.next_offset
-            except (JournalDamagedError, FormatError, OSError):
-                continue
-        return 0
-
-    # --- what leaves the disk ----------------------------------------------------------------
-
-    def sealed(self) -> list[SealedInfo]:
-        """Return sealed segments, oldest first, of all epochs; damaged ones are declared."""
-        result: list[SealedInfo] = []
-        for name in self._shelf.names("seg"):
-            try:
-                result.append(self._shelf.info(name))
-            except JournalDamagedError:
-                self._damaged(name)
-        return sorted(result, key=lambda i: (i.epoch == self.epoch.id, i.epoch, i.lane, i.number))
-
-    def read(self, info: SealedInfo) -> bytes | None:
-        """Return a sealed segment's bytes after its hash was checked.
-
-        None: it is damaged on disk; that is now declared by a HOLE and the file set aside.
-        """
-        name = Name(info.epoch, info.lane, info.number, info.uid, "seg")
-        try:
-            data = self._shelf.disk.read(info.path)
-            if sha256(memoryview(data)[: -TRAILER.size]).hex() == info.hash:
-                return data
-        except OSError:
-            pass
-        self._damaged(name, info)
-        return None
-
-    def _damaged(self, name: Name, info: SealedInfo | None = None) -> None:
-        hole = Hole("damaged", *name[:4])
-        carried: tuple[Hole, ...] = ()
-        if info is not None:
-            hole = Hole("damaged", *name[:4], info.hash, info.first, info.last, info.header.records)
-            carried = info.header.holes
-        self._declare([*carried, hole])
-        self._shelf.set_aside(name)
-
-    def mark_acked(self, hashes: Collection[str]) -> None:
-        """Say which segments the base holds: pruned lazily, when room is needed."""
-        self._acked = frozenset(hashes)
-
-    def prune(self, hashes: Collection[str]) -> list[SealedInfo]:
-        """Unlink now those of these acked segments that may go; return them.
-
-        The newest sealed segment of a lane stays.
-        """
-        return quota.prune(self._shelf, self.epoch.id, frozenset(hashes))
-
-    def free_room(self, need: int = 0) -> bool:
-        """Prune acked, then damaged files, then evict the oldest with a HOLE; whether it fits."""
-        shelf = self._shelf
-        if self._fits(need):
-            return True
-        quota.prune(shelf, self.epoch.id, self._acked)
-        for name in shelf.names("damaged"):
-            if not self._fits(need):
-                shelf.drop(name)
-        for name in quota.victims(shelf, self.epoch.id):
-            if self._fits(need):
-                break
-            quota.evict(shelf, name, self._declare)
-            self._evicted += 1
-        return self._fits(need)
-
-    def _fits(self, need: int) -> bool:
-        free = self._shelf.disk.free_bytes(self._shelf.folder)
-        return self._shelf.used + need <= self._limit and free >= need
-
-    def _make_room(self, active: Active) -> bool:
-        """Evict until the sealed form of this segment fits; PRIORITY may not be writable now."""
-        try:
-            return self.free_room(active.size)
-        except (OSError, JournalError):
-            return False
-
-    def _declare(self, holes: list[Hole]) -> None:
-        """Journal HOLEs and make them durable.
-
-        Raises:
-            JournalError, OSError: They are not durable: what they declare must stay.
-        """
-        value = content_of.holes_json(holes)
-        content = content_of.encode(self._clock.monotonic_ns(), self._clock.wall_ns(), value)
-        active = self._active.get(Lane.PRIORITY)
-        if active is not None and active.broken:
-            self._leave(Lane.PRIORITY, active)
-            self._recovered = False
-            active = None
-        active = active or self._start(Lane.PRIORITY)
-        size = active.append(HOLE, content, 1, clear=True)
-        self._shelf.used += size
-        active.sync(self._shelf)
-
-    def usage(self) -> Usage:
-        """Return where the quota stands."""
-        shelf, policy = self._shelf, self._policy
-        infos = self.sealed()
-        shelf.sizes |= {active.name: active.size for active in self._active.values()}
-        return Usage(
-            quota=policy.quota_bytes,
-            used=shelf.used,
-            reserve=policy.reserve_bytes,
-            open_bytes=sum(size for name, size in shelf.sizes.items() if name.suffix == "open"),
-            sealed_bytes=sum(info.bytes for info in infos),
-            acked_bytes=sum(info.bytes for info in infos if info.hash in self._acked),
-            segments=len(infos),
-            oldest_wall_ns=min((info.header.wall_ns for info in infos), default=0),
-            evicted=self._evicted,
-            unjournaled=self._unjournaled,
-        )
 
     def marks(self, stream: bytes) -> list[Marked]:
         """Return the newest mark of a stream of input rows in each lane of this epoch."""
@@ -714,9 +397,7 @@ class Journal:
         The caller commits the returned epoch in the generation before it appends anything.
         """
         self.seal("epoch")
-        for lane, active in list(self._active.items()):
-            self._leave(lane, active)
-            self._recovered = False
+        self._leave_all()
         heads = self.heads()
         parent = Parent(self.epoch.id, heads, reason)
         if self.epoch.parent is not None and not any(number for number, _ in heads.values()):

@@ -29,6 +29,7 @@ from device_runtime.format.batch import Batch, Text
 from device_runtime.format.frames import FRAME, frames, scan
 from device_runtime.format.header import open_header, read_header
 from device_runtime.format.segment import Epoch, Lane, RecordId
+from device_runtime.journal.hot import one_row
 from device_runtime.journal.reader import RowBlock, open_segment
 from device_runtime.journal.writer import Journal
 from edgepack.sim.disk import SimDisk
@@ -323,14 +324,15 @@ def test_no_nonce_is_used_twice_even_after_a_short_write():
     journal = world.open()
     journal.append_rows(jw.rows(0), BULK)
     seen = set()
-    real = journal._active[BULK]._encrypt
+    real = journal._active[BULK].encrypt
 
     def watched(nonce, data, aad):
         assert nonce not in seen
         seen.add(nonce)
         return real(nonce, data, aad)
 
-    journal._active[BULK]._encrypt = watched
+    journal._active[BULK].encrypt = watched
+    journal._active[BULK].one = one_row(journal._active[BULK], journal._encoder)
     for start in range(1, 20):
         if start % 4 == 0:
             world.disk.fail_at(1, errno.ENOSPC, kinds=["write"])
