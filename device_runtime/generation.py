@@ -11,13 +11,13 @@ trusted metadata as it was signed: `root.json`, `timestamp.json`, `snapshot.json
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from device_runtime import policy as policies
+from device_runtime.crypt import sha256
 from device_runtime.disk import Disk, write_all
 from device_runtime.errors import (
     FormatError,
@@ -186,13 +186,13 @@ def read(disk: Disk, state: Path, number: int) -> Generation:
     folder = state / f"gen-{number}"
     try:
         head, body = disk.read(folder / "generation.json").split(b"\n", 1)
-        if hashlib.sha256(body).hexdigest().encode() != head:
+        if sha256(body).hex().encode() != head:
             raise FormatError("generation.json differs from its digest")
         value = json.loads(body)
         metadata = {}
         for name, digest in value["metadata"].items():
             metadata[name] = disk.read(folder / f"{name}.json")
-            if hashlib.sha256(metadata[name]).hexdigest() != digest:
+            if sha256(metadata[name]).hex() != digest:
                 raise FormatError(f"{name}.json differs from its digest")
         return _from_json(value, number, metadata)
     except UnsupportedVersionError:
@@ -274,10 +274,10 @@ def _to_files(generation: Generation) -> dict[str, bytes]:
     ]
     value["policy"] = policies.to_json(generation.policy)
     value["floor"] = generation.trusted.floor
-    value["metadata"] = {name: hashlib.sha256(data).hexdigest() for name, data in metadata.items()}
+    value["metadata"] = {name: sha256(data).hex() for name, data in metadata.items()}
     value["version"] = VERSION
     body = canonical.encode(value)
-    head = hashlib.sha256(body).hexdigest().encode()
+    head = sha256(body).hex().encode()
     result = {f"{name}.json": data for name, data in metadata.items()}
     return {**result, "generation.json": head + b"\n" + body}
 

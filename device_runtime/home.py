@@ -8,7 +8,6 @@ journal/  sentinel/  run/ (lock, control socket, load marks)  tmp/
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Protocol
 
 from device_runtime import generation as generations
 from device_runtime.clock import Clock
-from device_runtime.crypt import Identity, PublicIdentity
+from device_runtime.crypt import Identity, PublicIdentity, sha256
 from device_runtime.disk import Disk, lock, suppress_full, write_durable
 from device_runtime.errors import BusyError, IncompatibleError, MachineError, NotInitialisedError
 from device_runtime.format import canonical
@@ -343,7 +342,7 @@ def disk_identity(path: Path) -> str:
                 parts.append((folder / name).read_text().strip())
             except (OSError, UnicodeDecodeError):
                 continue
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    return sha256("\0".join(parts).encode()).hex()[:16]
 
 
 def _hardware(block: Path) -> list[Path]:

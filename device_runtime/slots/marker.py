@@ -1,14 +1,16 @@
 """The load mark: how the next start learns what became of this one.
 
 One small file in `run/` for each process that loads a model. Its first line says which slot and
-which boot; `result` is appended after the first answer; the file is removed at an orderly end. So
-a file that is found there means that its process died, and it tells how:
+which boot. Appended are `idle` when the model is open and waits for its first rows, `asked` when
+they have come, `result` when they are answered. The file is removed at an orderly end, so a file
+that is found there means that its process died, and it tells how:
 
 - text of a fatal signal in it: a proven crash (SEGV, ILL, BUS, FPE, ABRT). `faulthandler` writes
   it from its signal handler, on its own stack, into a descriptor that is already open;
-- no `result`, same boot: killed from outside while it loaded, or by the kernel for want of memory;
-- no `result`, another boot: the machine went down with it;
-- `result` and no signal: killed or powered off while it worked. Nothing to count.
+- it was opening, or answering for the first time, same boot: killed from outside, or by the kernel
+  for want of memory;
+- the same with another boot: the machine went down with it;
+- it was idle, or had answered before: killed or powered off. Nothing to count.
 
 The file is synced for a trial only. A good slot pays nothing but one `open` at a cold start; what
 a power cut then hides is not the model's fault anyway.
@@ -81,11 +83,11 @@ class Mark:
         self._home.marks.append((self.token, fd, before))
         _listen(fd)
 
-    def result(self) -> None:
-        """Note the first answer."""
+    def note(self, step: Literal["idle", "asked", "result"]) -> None:
+        """Append how far it has come."""
         if self._handle is not None:
             with suppress_full():
-                write_all(self._handle, b"result\n")
+                write_all(self._handle, step.encode() + b"\n")
 
     def remove(self) -> None:
         """End in order: nothing will be counted."""
@@ -157,6 +159,6 @@ def _read(token: str, text: str, boot: str) -> Found:
     if "Fatal Python error" in rest:
         line = next(line for line in rest.splitlines() if "Fatal Python error" in line)
         return Found(token, digest, "crash", line.removeprefix("Fatal Python error: ")[:80])
-    if rest.startswith("result") or not digest:
+    if not digest or rest.endswith("idle\n") or "result" in rest:
         return Found(token, digest, "worked")
     return Found(token, digest, "kill" if then == boot else "power")

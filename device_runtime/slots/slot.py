@@ -61,7 +61,7 @@ class Started:
         self._home = home
         self._mark: marker.Mark | None = mark
         self._rows = 0
-        self._answered = False
+        self._asked = self._answered = False
         self._due_ns = 0
         # Nothing left to prove: ripen() returns at once.
         self._settled = record.state == "good" and not (
@@ -74,11 +74,22 @@ class Started:
         record = self._home.generation().slot(self.digest)
         return record.state if record else "rejected"
 
+    def opened(self) -> None:
+        """Say that the model is open and waits: a kill from outside is no attempt meanwhile."""
+        if self._mark is not None:
+            self._mark.note("idle")
+
+    def asked(self) -> None:
+        """Say that the first rows go in: until they are answered, a kill is an attempt again."""
+        if not self._asked and self._mark is not None:
+            self._asked = True
+            self._mark.note("asked")
+
     def first_result(self) -> None:
         """Say that the model has answered: from here on a kill from outside is no attempt."""
         if self._answered or self._mark is None:
             return
-        self._mark.result()
+        self._mark.note("result")
         self._answered = True
         if self._settled:
             return
@@ -205,7 +216,9 @@ def load_model(
     while True:
         started = begin_load(home, load=load)
         try:
-            return started, opener(started.slot)
+            model = opener(started.slot)
+            started.opened()
+            return started, model
         except RunError as error:
             started.failed(error)
             generation = home.generation()
