@@ -18,6 +18,7 @@ from device_runtime.errors import (
 )
 from device_runtime.policy import Policy
 from device_runtime.slots import slot
+from device_runtime.slots.slot import load_model
 from support.slotworld import Bundle, Device, root_version
 
 
@@ -189,6 +190,21 @@ def test_a_kill_after_the_first_result_is_no_attempt(device, first):
         assert device.start().slot.version == 2
         device.kill()
     assert device.generation.attempts == 0
+
+
+@pytest.mark.parametrize("how", ["kill", "power"])
+def test_a_model_that_waits_for_its_first_rows_is_not_to_blame(device, first, how):
+    device.install(Bundle(2))
+    for _ in range(12):
+        device._enter()
+        load_model(device.home, device._open, load=device._load)
+        # The kernel writes the line out long before somebody pulls the plug.
+        for name in device.disk.list(device.home.run):
+            node = device.disk._find(device.home.run / name)
+            node.kept = bytes(node.seen)
+        device.power() if how == "power" else device.kill()
+    assert (device.generation.attempts, device.generation.power_attempts) == (0, 0)
+    assert device.start().slot.version == 2
 
 
 def test_an_orderly_end_before_the_first_result_is_no_attempt(device, first):

@@ -143,6 +143,7 @@ class Device:
         self._stop()
         opened: list[object] = []
         self.started, _ = load_model(self.home, opened.append, load=self._load)
+        self.started.asked()
         self.power() if how == "power" else self.kill()
 
     def ripen(self, rows: int = 1000) -> None:
