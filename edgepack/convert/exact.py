@@ -22,10 +22,12 @@ class Converters:
     Attributes:
         convert: Estimator class → converter.
         shape: Estimator class → shape calculator.
+        parse: Estimator class → parser, for classifiers that skl2onnx does not know at all.
     """
 
     convert: dict[type, Callable[..., Any]] = field(default_factory=dict)
     shape: dict[type, Callable[..., Any]] = field(default_factory=dict)
+    parse: dict[type, Callable[..., Any]] = field(default_factory=dict)
 
 
 def converters() -> Converters:
@@ -52,26 +54,24 @@ def converters() -> Converters:
 
 def _add_boosters(table: Converters) -> None:
     """Add LightGBM (our own) and XGBoost (onnxmltools') where they are loaded."""
-    from skl2onnx.common.shape_calculator import (
-        calculate_linear_classifier_output_shapes,
-        calculate_linear_regressor_output_shapes,
-    )
+    from skl2onnx.common.shape_calculator import calculate_linear_regressor_output_shapes
 
-    from edgepack.convert.lightgbm import LightModel
+    from edgepack.convert.lightgbm import LightClassifier, LightRegressor
 
     def add(kind: type, convert: Callable[..., Any], *, classified: bool) -> None:
         table.convert[kind] = convert
         table.shape[kind] = (
-            calculate_linear_classifier_output_shapes
-            if classified
-            else calculate_linear_regressor_output_shapes
+            _classifier_shapes if classified else calculate_linear_regressor_output_shapes
         )
+        if classified:
+            table.parse[kind] = _parse_classifier
 
     lightgbm, xgboost = sys.modules.get("lightgbm"), sys.modules.get("xgboost")
     if lightgbm is not None:
         add(lightgbm.LGBMClassifier, _light, classified=True)
         add(lightgbm.LGBMRegressor, _light, classified=False)
-        add(LightModel, _light, classified=True)
+        add(LightClassifier, _light, classified=True)
+        add(LightRegressor, _light, classified=False)
     if xgboost is not None:
         from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
 
@@ -112,6 +112,31 @@ def _light(scope: Any, operator: Any, container: Any) -> None:
     else:
         raise ConversionError(f"LightGBM's objective {objective} has no converter")
     _classify(graph, operator, chances, model.classes_)
+
+
+def _parse_classifier(
+    scope: Any, model: Any, inputs: Sequence[Any], **_custom_parsers: Any
+) -> list[Any]:
+    """Declare a classifier's two outputs: its label and its probabilities, no ZipMap."""
+    from skl2onnx.common.data_types import FloatTensorType, Int64TensorType
+
+    operator = scope.declare_local_operator(f"Edgepack{type(model).__name__}", model)
+    operator.inputs = list(inputs)
+    label = scope.declare_local_variable("label", Int64TensorType())
+    chances = scope.declare_local_variable("probabilities", FloatTensorType())
+    operator.outputs.extend((label, chances))
+    return list(operator.outputs)
+
+
+def _classifier_shapes(operator: Any) -> None:
+    """Set the types of a classifier's two outputs."""
+    from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringTensorType
+
+    classes = np.asarray(operator.raw_operator.classes_)
+    rows = operator.inputs[0].get_first_dimension()
+    label = StringTensorType if classes.dtype.kind in "OUS" else Int64TensorType
+    operator.outputs[0].type = label([rows])
+    operator.outputs[1].type = FloatTensorType([rows, len(classes)])
 
 
 class _Graph:

@@ -11,7 +11,7 @@ import numpy as np
 
 from device_runtime.format.schema import Column, ModelInput, ModelOutput, Schema
 from edgepack.convert.families import refuse, unwrap
-from edgepack.convert.normal import join_labels, normalise, unflatten
+from edgepack.convert.normal import join_labels, normalise, unflatten, unzip
 from edgepack.errors import ConversionError, DataError
 from edgepack.fitted import Fitted, class_text
 from edgepack.recipe import Recipe
@@ -222,18 +222,22 @@ def tensors_to_proto(
     opset, ml, _ = opsets_for(onnxruntime)
     own = converters()
     last = estimator.steps[-1][1] if getattr(estimator, "steps", None) else estimator
-    options = {id(last): {"zipmap": False}} if hasattr(last, "predict_proba") else None
+    known = hasattr(last, "predict_proba") and type(last) not in own.shape
+    options = {id(last): {"zipmap": False}} if known else None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return convert_sklearn(
+            proto = convert_sklearn(
                 estimator,
                 initial_types=initial,
                 target_opset={"": opset, "ai.onnx.ml": ml},
                 options=options,
                 custom_conversion_functions=own.convert,
                 custom_shape_calculators=own.shape,
+                custom_parsers=own.parse,
             )
+            unzip(proto.graph)
+            return proto
     except exceptions.MissingShapeCalculator as error:
         raise ConversionError(
             f"{_missing(error)} has no converter to ONNX",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
 from edgepack.convert.forest import Tree
 from edgepack.errors import ConversionError
@@ -13,24 +14,17 @@ from edgepack.errors import ConversionError
 Array = np.ndarray[Any, Any]
 
 
-class LightModel:
-    """A LightGBM Booster from a file, with the methods of a fitted estimator.
+class LightClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A LightGBM Booster that classifies, with the methods of a fitted estimator.
 
     Attributes:
-        classes_: Class numbers, where the objective classifies.
+        booster_: The Booster.
+        classes_: Class numbers, 0 on.
     """
 
-    def __init__(self, booster: Any) -> None:
+    def __init__(self, booster: Any = None, classes: int = 2) -> None:
         self.booster_ = booster
-        dump = booster.dump_model()
-        self.objective_ = str(dump.get("objective", "regression")).split()[0]
-        if self.objective_ in ("binary", "cross_entropy"):
-            self.classes_ = np.arange(2)
-        elif self.objective_ in ("multiclass", "multiclassova"):
-            self.classes_ = np.arange(dump["num_class"])
-        else:
-            self.predict_proba = None  # type: ignore[method-assign,assignment]
-            del self.predict_proba
+        self.classes_ = np.arange(classes)
 
     def predict_proba(self, rows: Any) -> Array:
         """Return probabilities [n, k]."""
@@ -38,10 +32,34 @@ class LightModel:
         return np.stack([1 - said, said], axis=1) if said.ndim == 1 else said
 
     def predict(self, rows: Any) -> Array:
-        """Return class numbers, or values."""
-        if hasattr(self, "classes_"):
-            return np.asarray(self.classes_[self.predict_proba(rows).argmax(axis=1)])
+        """Return class numbers."""
+        return np.asarray(self.classes_[self.predict_proba(rows).argmax(axis=1)])
+
+
+class LightRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """A LightGBM Booster that gives values, with the methods of a fitted estimator.
+
+    Attributes:
+        booster_: The Booster.
+    """
+
+    def __init__(self, booster: Any = None) -> None:
+        self.booster_ = booster
+
+    def predict(self, rows: Any) -> Array:
+        """Return values."""
         return np.asarray(self.booster_.predict(np.asarray(rows, np.float64)))
+
+
+def wrap(booster: Any) -> Any:
+    """Return a Booster from a file as a fitted estimator."""
+    dump = booster.dump_model()
+    objective = str(dump.get("objective", "regression")).split()[0]
+    if objective in ("binary", "cross_entropy"):
+        return LightClassifier(booster)
+    if objective in ("multiclass", "multiclassova"):
+        return LightClassifier(booster, int(dump["num_class"]))
+    return LightRegressor(booster)
 
 
 def trees_of(booster: Any) -> tuple[list[Tree], int, dict[str, Any]]:

@@ -156,9 +156,9 @@ def _xgboost(path: Path) -> Any:
 
 
 def _lightgbm(path: Path) -> Any:
-    from edgepack.convert.lightgbm import LightModel
+    from edgepack.convert.lightgbm import wrap
 
-    return LightModel(_boost("lightgbm").Booster(model_file=str(path)))
+    return wrap(_boost("lightgbm").Booster(model_file=str(path)))
 
 
 def _boost(name: str) -> Any:

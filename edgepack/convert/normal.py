@@ -68,6 +68,31 @@ def tidy(proto: Any) -> bytes:
     model.CopyFrom(proto)
     onnx.checker.check_model(model)
     graph = model.graph
+    zipped = unzip(graph)
+    if not model.functions:
+        _prune(graph)
+    _strip(model)
+    merged: dict[str, int] = {}
+    for item in model.opset_import:
+        domain = "" if item.domain == "ai.onnx" else item.domain
+        merged[domain] = max(merged.get(domain, 0), item.version)
+    if zipped:
+        merged.setdefault("", 15)
+    del model.opset_import[:]
+    for domain in sorted(merged):
+        entry = model.opset_import.add()
+        entry.domain, entry.version = domain, merged[domain]
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def unzip(graph: Any) -> bool:
+    """Take ZipMap nodes off the outputs: probabilities stay [n, classes]. Changes the graph.
+
+    Returns:
+        Whether there was one.
+    """
+    import onnx
+
     zipped = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "ZipMap"}
     for output in graph.output:
         if output.name in zipped:
@@ -86,20 +111,7 @@ def tidy(proto: Any) -> bytes:
         copies.append(copy)
     del graph.node[:]
     graph.node.extend(copies)
-    if not model.functions:
-        _prune(graph)
-    _strip(model)
-    merged: dict[str, int] = {}
-    for item in model.opset_import:
-        domain = "" if item.domain == "ai.onnx" else item.domain
-        merged[domain] = max(merged.get(domain, 0), item.version)
-    if zipped:
-        merged.setdefault("", 15)
-    del model.opset_import[:]
-    for domain in sorted(merged):
-        entry = model.opset_import.add()
-        entry.domain, entry.version = domain, merged[domain]
-    return bytes(model.SerializeToString(deterministic=True))
+    return bool(zipped)
 
 
 def _classes_of(graph: Any, name: str) -> int | None:
