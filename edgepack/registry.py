@@ -376,3 +376,15 @@ class Registry(Database):
             (device, device),
         )
         return [ReportRow(a, b, c, json.loads(body), e) for a, b, c, body, e in rows]
+
+    def recipients_out(self) -> dict[str, list[str]]:
+        """Return journal key id → names of the devices that still carry segments wrapped to it.
+
+        By the newest report of each device. Such a key must not be destroyed.
+        """
+        found: dict[str, set[str]] = {}
+        for device in self.devices():
+            for report in self.reports(device.device)[:1]:
+                for key in report.body.get("recipients", []):
+                    found.setdefault(key, set()).add(device.name)
+        return {key: sorted(names) for key, names in found.items()}

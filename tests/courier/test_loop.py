@@ -138,3 +138,13 @@ def test_what_did_not_fit_waits_for_the_next_stick(lab, tmp_path):
     Small.room = 10 << 20
     second = device.sync(lab.stick("large"))
     assert second.left.rows == 5000
+
+
+def test_the_base_knows_which_journal_keys_are_still_needed(lab):
+    device, stick = lab.accepted(), lab.stick()
+    device.rows([1], sync=True)
+    device.sync(stick)
+    lab.sync(stick)
+    with lab.registry() as registry:
+        out = registry.recipients_out()
+    assert out == {lab.ring.current[1].id: ["press-1"], lab.ring.recovery[1].id: ["press-1"]}
