@@ -82,6 +82,13 @@ class KeyringError(EdgepackError):
     advice = "check the passphrase (EDGEPACK_PASSPHRASE) and that keys/ is complete"
 
 
+class ClockError(KeyringError):
+    """The time of a signature does not fit the clock, or comes before what was signed last."""
+
+    code = "keys.clock"
+    advice = "set the clock of this machine; if it is right: sign --force-time"
+
+
 class DeviceUnknownError(EdgepackError):
     """No such device is enrolled here."""
 

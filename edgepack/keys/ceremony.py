@@ -23,7 +23,7 @@ from device_runtime.format import canonical
 from device_runtime.policy import Policy
 from device_runtime.trust import quorum
 from device_runtime.trust.token import KIND, Token, read_token, token_of, token_signed
-from edgepack.errors import KeyringError
+from edgepack.errors import ClockError, KeyringError
 from edgepack.keys import roles, sign
 from edgepack.keys.ring import KeyFile, PublicRing, Ring
 from edgepack.registry import Registry
@@ -214,7 +214,7 @@ def _make_root(
     if previous is not None and change.floor_reset is None:
         issued = quorum.root_facts(previous).issued
         if now < issued:
-            raise sign.ClockError(
+            raise ClockError(
                 f"this machine's clock is {sign.days(now - issued)} the newest root",
                 next="set the clock; if the root's is wrong: edgepack keys recover --floor",
             )

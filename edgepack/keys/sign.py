@@ -28,7 +28,7 @@ from device_runtime.trust.bundle import VerifiedBundle, verify, verify_payload
 from device_runtime.trust.custom import VERSION as CUSTOM_VERSION
 from device_runtime.trust.custom import read_targets
 from device_runtime.trust.source import Source, open_source
-from edgepack.errors import KeyringError
+from edgepack.errors import ClockError, KeyringError
 from edgepack.keys import oms, roles
 from edgepack.keys.ring import Ring
 from edgepack.registry import BundleRow, Registry
@@ -39,13 +39,6 @@ DAY = 86400
 LEAP_DAYS = 400
 _LIMITS = Policy("base")
 _PIECE = 1 << 20
-
-
-class ClockError(KeyringError):
-    """What would be signed does not fit the clock, or comes before what was signed last."""
-
-    code = "keys.clock"
-    advice = "set the clock of this machine; if it is right: sign --force-time"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from device_runtime.errors import EdgepackError, FormatError, UsageError, Verifi
 from device_runtime.policy import Policy
 from device_runtime.trust import quorum
 from device_runtime.trust.token import read_token
-from edgepack.errors import KeyringError
+from edgepack.errors import ClockError, KeyringError
 from edgepack.keys import ceremony, roles, sign
 from edgepack.keys.ring import Ring
 from support.trustsim import DAY, DISK, NAME, PASSPHRASE, Base, unpack
@@ -230,21 +230,21 @@ def test_revoking_what_is_not_there_is_a_mistake(base: Base, what: str) -> None:
 def test_signing_before_the_last_bundle_needs_force(base: Base) -> None:
     base.publish()
     base.clock.advance(-2 * DAY)
-    with pytest.raises(sign.ClockError):
+    with pytest.raises(ClockError):
         base.publish()
     assert base.publish(force_time=True).name == f"{NAME}-2.edgepack"
 
 
 def test_signing_far_in_the_future_needs_force(base: Base) -> None:
     base.clock.advance(73 * 365 * DAY)
-    with pytest.raises(sign.ClockError):
+    with pytest.raises(ClockError):
         base.publish()
 
 
 def test_a_half_signed_bundle_from_another_day_needs_force(base: Base, tmp_path: Path) -> None:
     other, half = split(base, tmp_path), base.publish()
     other.clock.advance(3 * DAY)
-    with pytest.raises(sign.ClockError):
+    with pytest.raises(ClockError):
         sign.sign_file(other.ws, other.ring, half, clock=other.clock)
 
 
