@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import journalworld as jw
-from support.journalworld import World
 
 from device_runtime.crypt import Identity
 from device_runtime.disk import RealDisk
@@ -33,6 +31,8 @@ from device_runtime.journal.hot import one_row
 from device_runtime.journal.reader import RowBlock, open_segment
 from device_runtime.journal.writer import Journal
 from edgepack.sim.disk import SimDisk
+from support import journalworld as jw
+from support.journalworld import World
 
 BULK, PRIORITY = Lane.BULK, Lane.PRIORITY
 
