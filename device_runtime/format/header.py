@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import struct
 import zlib
 from typing import Any, NamedTuple
 
+from device_runtime.crypt import sha256
 from device_runtime.errors import FormatError, TruncatedError, UnsupportedVersionError
 from device_runtime.format import canonical
 from device_runtime.format.segment import (
@@ -90,7 +90,7 @@ def open_header(data: bytes | bytearray | memoryview, start: int = 0) -> Opened:
         view[PREFIX.size : end], "the header of a segment", limit=MAX_HEADER, canonical=True
     )
     header = _header(kind, value)
-    return Opened(header, hashlib.sha256(view[:end]).digest(), start + end)
+    return Opened(header, sha256(view[:end]), start + end)
 
 
 def header_message(hash: bytes) -> bytes:

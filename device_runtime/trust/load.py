@@ -7,11 +7,11 @@ never disables an installed slot; only a signed revocation does.
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from device_runtime.crypt import sha256
 from device_runtime.disk import Disk
 from device_runtime.errors import (
     DigestMismatchError,
@@ -95,7 +95,7 @@ def load_slot(
         if name not in files:
             raise VerificationError(f"this slot has no {name}")
         data = disk.read(slot / name, files[name].length + 1)
-        _compare(name, files[name], len(data), hashlib.sha256(data).hexdigest())
+        _compare(name, files[name], len(data), sha256(data).hex())
         return data
 
     manifest = manifests.from_json(_json(read, "manifest.json", policy))
@@ -129,7 +129,7 @@ def _map(disk: Disk, path: Path, name: str, target: Target) -> memoryview:
             view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except (OSError, ValueError):  # a disk without mappings, or an empty file
             view = memoryview(file.read(target.length + 1))
-    _compare(name, target, len(view), hashlib.sha256(view).hexdigest())
+    _compare(name, target, len(view), sha256(view).hex())
     return view
 
 

@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from device_runtime.crypt import sha256, verify_ed25519, verify_mldsa65
+from device_runtime.crypt import sha256, sha512, verify_ed25519, verify_mldsa65
 from device_runtime.errors import FormatError, ThresholdError, UnknownKeyError, VerificationError
 from device_runtime.format import canonical
 from device_runtime.record import dataclass
@@ -206,9 +206,7 @@ def _holds(key: Mapping[str, Any], signature: bytes, payload: bytes) -> bool:
         return verify_ed25519(bytes.fromhex(public), signature, payload)
     if kind == ("ml-dsa", "ml-dsa-65/1"):
         # TAP 21: what is signed is b"tuf", the version of the scheme, SHA-512 of the document.
-        import hashlib
-
-        message = b"tuf\x01" + hashlib.sha512(payload).digest()
+        message = b"tuf\x01" + sha512(payload)
         return verify_mldsa65(_mldsa65_from_pem(public), signature, message)
     return False
 
