@@ -113,7 +113,7 @@ def bulk(schema: Schema, n: int, scores: Any, label: Any) -> Answers:
 def _lookup(schema: Schema, label: Any) -> Any:
     import numpy as np
 
-    from device_runtime.model.bulk import Fields, codes
+    from device_runtime.model.fields import Fields, codes
 
     index = label_index(schema)
     if schema.output.label_dtype != "string":

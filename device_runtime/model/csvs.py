@@ -1,4 +1,4 @@
-"""CSV → `RawBlock`s: a careful way for the odd chunk, a fast one (`bulk`) for the plain chunk.
+"""CSV → `RawBlock`s: a careful way for the odd chunk, a fast one (`fields`) for the plain chunk.
 
 A chunk without quotes whose rows all have the right number of fields is cut by numpy. Any other is
 cut here, line by line: a quoted field may hold separators and line ends; a quote that is never
@@ -183,7 +183,7 @@ class CsvSource:
     def _cut(self, data: bytes | list[bytes | None], cutter: Cutter) -> Iterator[RawBlock]:
         if isinstance(data, bytes):
             if data.count(b"\n", 0, 1 << 16) > SMALL or len(data) > 1 << 16:
-                from device_runtime.model.bulk import split
+                from device_runtime.model.fields import split
 
                 found = split(data, self.separator, len(self.names), self._places)
                 if found is not None:

@@ -13,8 +13,9 @@ from collections.abc import Collection
 
 from device_runtime.errors import AdmissionError, ModelLoadError
 from device_runtime.format.manifest import Manifest
-from device_runtime.model.capi import installed_version
-from device_runtime.model.walk import GraphFacts, TensorFacts, walk
+from device_runtime.model.facts import GraphFacts, TensorFacts
+from device_runtime.model.ortlib import installed_version
+from device_runtime.model.walk import walk
 from device_runtime.policy import Policy
 
 __all__ = ["GraphFacts", "TensorFacts", "admit", "inspect_graph", "minimal_onnxruntime"]

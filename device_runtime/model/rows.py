@@ -43,7 +43,7 @@ class RawBlock:
     Attributes:
         n: Number of rows.
         columns: Given column → its n values: a list (text from CSV, or JSON values), a numpy
-            array (`.npy`), or `bulk.Fields` (slices of a chunk of CSV). Columns that the input
+            array (`.npy`), or `fields.Fields` (slices of a chunk of CSV). Columns that the input
             does not have are left out.
         first_row: 0-based number of the first row in the input.
         faults: Position → why that row is no row; its values are None.

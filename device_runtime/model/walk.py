@@ -7,16 +7,23 @@ made before they are used, which leaves no room for cycles.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from device_runtime.errors import ModelLoadError
+from device_runtime.model.facts import (
+    MAX_RANK,
+    Function,
+    GraphFacts,
+    Scope,
+    TensorFacts,
+    domain_of,
+    measure,
+    readable,
+)
 from device_runtime.model.wire import BYTES, VARINT, Item, broken, items, numbers
-from device_runtime.record import dataclass, field
 
 MAX_NODES = 1_000_000  # with every call of a function expanded
 MAX_DEPTH = 16  # subgraphs within subgraphs
-MAX_VALUES = 1 << 28  # of one tensor that a graph declares or makes out of a constant shape
-MAX_RANK = 16
 MAX_TENSORS = 1_000_000
 MAX_NAME = 4096  # bytes
 LEAST_OPSET = 7
@@ -30,86 +37,6 @@ _SHAPED = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}
 _RANDOM = ("RandomNormal", "RandomUniform")
 
 
-@dataclass(frozen=True, slots=True)
-class TensorFacts:
-    """An input or output of the graph.
-
-    Attributes:
-        name: Its name.
-        dtype: A key of `format.schema.DTYPES`, or "" for what this product does not feed.
-        shape: Sizes; -1 for a size that is open. None when the graph does not say.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class GraphFacts:
-    """What was found.
-
-    Attributes:
-        ir_version: ONNX IR version.
-        opsets: Operator domain → version; standard ONNX is `ai.onnx`.
-        operators: Every operator used, also inside subgraphs and functions, as `domain:Name`,
-            sorted.
-        inputs: What the graph wants to be fed (initializers left out).
-        outputs: What it answers.
-        nodes: Nodes, with every call of a function expanded.
-        initializer_bytes: Bytes of constants.
-        size: Bytes of the file.
-    """
-
-    ir_version: int
-    opsets: Mapping[str, int]
-    operators: tuple[str, ...]
-    inputs: tuple[TensorFacts, ...]
-    outputs: tuple[TensorFacts, ...]
-    nodes: int
-    initializer_bytes: int
-    size: int
-
-
-@dataclass
-class _Function:
-    """A function of the model: what it uses and calls."""
-
-    nodes: int = 0
-    calls: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass
-class _Scope:
-    """Names that a node may use, and the small whole-number constants among them."""
-
-    names: set[bytes]
-    outer: _Scope | None = None
-    depth: int = 0
-    shapes: dict[bytes, list[int]] = field(default_factory=dict)
-
-    def has(self, name: bytes) -> bool:
-        scope: _Scope | None = self
-        while scope is not None:
-            if name in scope.names:
-                return True
-            scope = scope.outer
-        return False
-
-    def shape(self, name: bytes) -> list[int] | None:
-        scope: _Scope | None = self
-        while scope is not None:
-            if name in scope.shapes:
-                return scope.shapes[name]
-            scope = scope.outer
-        return None
-
-    def add(self, name: bytes, what: str) -> None:
-        if name and name in self.names:
-            raise ModelLoadError(f"the model makes {what} {_text(name)} twice")
-        self.names.add(name)
-
-
 def walk(data: memoryview) -> GraphFacts:
     """Return what the model file holds; see `graph.inspect_graph`."""
     walker = _Walker(data)
@@ -120,8 +47,8 @@ class _Walker:
     def __init__(self, data: memoryview) -> None:
         self.data = data
         self.operators: set[str] = set()
-        self.functions: dict[tuple[str, str], _Function] = {}
-        self.here = _Function()  # whose nodes are counted
+        self.functions: dict[tuple[str, str], Function] = {}
+        self.here = Function()  # whose nodes are counted
         self.tensors = 0
         self.constant_bytes = 0
 
@@ -141,7 +68,7 @@ class _Walker:
             self._declare(item)
         for item in lists[25]:
             self._function(item)
-        self.here = main = _Function()
+        self.here = main = Function()
         inputs, outputs = self._graph(singles[7], None)
         return GraphFacts(
             ir_version=ir_version,
@@ -158,7 +85,7 @@ class _Walker:
         found: dict[str, int] = {}
         for item in lists:
             singles, _ = self._message(item, once=(1, 2), what="an opset")
-            domain = _domain(self._string(singles.get(1)))
+            domain = domain_of(self._string(singles.get(1)))
             version = self._number(singles[2]) if 2 in singles else 0
             if found.setdefault(domain, version) != version:
                 raise ModelLoadError(f"the model imports {domain} in two versions")
@@ -170,29 +97,29 @@ class _Walker:
 
     def _declare(self, item: Item) -> None:
         singles, _ = self._message(item, once=(1, 10), what="a function")
-        key = _domain(self._string(singles.get(10))), self._string(singles.get(1))
+        key = domain_of(self._string(singles.get(10))), self._string(singles.get(1))
         if key[0] in ("ai.onnx", "ai.onnx.ml"):
             raise ModelLoadError(f"the model defines its own {key[1]} in the domain {key[0]}")
         if key in self.functions:
             raise ModelLoadError(f"the model defines the function {key[1]} twice")
-        self.functions[key] = _Function()
+        self.functions[key] = Function()
 
     def _function(self, item: Item) -> None:
         singles, lists = self._message(item, once=(1, 10), many=(4, 5, 7, 9, 11), what="a function")
         name = self._string(singles.get(1))
-        self.here = self.functions[_domain(self._string(singles.get(10))), name]
+        self.here = self.functions[domain_of(self._string(singles.get(10))), name]
         self._opsets(lists[9])
-        scope = _Scope({self._name(value) for value in lists[4]})
+        scope = Scope({self._name(value) for value in lists[4]})
         for value in lists[11]:
             self._attribute(value, scope)
         for value in lists[7]:
             self._node(value, scope)
         self._made((self._name(value) for value in lists[5]), scope, f"function {name}")
 
-    def _expand(self, main: _Function) -> int:
+    def _expand(self, main: Function) -> int:
         """Count nodes with every call expanded; a function that calls itself is refused."""
         totals: dict[int, int] = {}
-        path: list[tuple[_Function, int]] = [(main, 0)]
+        path: list[tuple[Function, int]] = [(main, 0)]
         open_now = {id(main)}
         while path:
             function, place = path.pop()
@@ -219,13 +146,13 @@ class _Walker:
     # --- graphs and nodes ---------------------------------------------------------------------
 
     def _graph(
-        self, item: Item, outer: _Scope | None
+        self, item: Item, outer: Scope | None
     ) -> tuple[tuple[TensorFacts, ...], tuple[TensorFacts, ...]]:
         depth = outer.depth + 1 if outer else 0
         if depth > MAX_DEPTH:
             raise ModelLoadError(f"the model nests graphs deeper than {MAX_DEPTH}")
         _, lists = self._message(item, many=(1, 5, 11, 12, 13, 15), what="a graph")
-        scope = _Scope(set(), outer, depth)
+        scope = Scope(set(), outer, depth)
         for value in lists[5]:
             name, shape = self._tensor(value)
             scope.add(name, "the constant")
@@ -249,14 +176,14 @@ class _Walker:
             tuple(facts for _, facts in made),
         )
 
-    def _made(self, names: Iterator[bytes], scope: _Scope, what: str) -> None:
+    def _made(self, names: Iterator[bytes], scope: Scope, what: str) -> None:
         for name in names:
             if not scope.has(name):
-                raise ModelLoadError(f"no node makes {_text(name)}, an output of {what}")
+                raise ModelLoadError(f"no node makes {readable(name)}, an output of {what}")
 
-    def _node(self, item: Item, scope: _Scope) -> None:
+    def _node(self, item: Item, scope: Scope) -> None:
         singles, lists = self._message(item, once=(4, 7), many=(1, 2, 5), what="a node")
-        kind, domain = self._string(singles.get(4)), _domain(self._string(singles.get(7)))
+        kind, domain = self._string(singles.get(4)), domain_of(self._string(singles.get(7)))
         if not kind:
             raise ModelLoadError("a node of the model has no operator")
         if (domain, kind) in self.functions:
@@ -270,7 +197,8 @@ class _Walker:
         for name in inputs:
             if name and not scope.has(name):
                 raise ModelLoadError(
-                    f"{kind} uses {_text(name)} before anything makes it: a cycle, or a wrong order"
+                    f"{kind} uses {readable(name)} before anything makes it",
+                    why="a cycle, or nodes in a wrong order",
                 )
         shape = None
         for value in lists[5]:
@@ -284,14 +212,14 @@ class _Walker:
                     scope.shapes[name] = shape
 
     def _bounded(
-        self, kind: str, inputs: list[bytes], shape: list[int] | None, scope: _Scope
+        self, kind: str, inputs: list[bytes], shape: list[int] | None, scope: Scope
     ) -> None:
         if kind in _SHAPED and len(inputs) > _SHAPED[kind]:
-            _measure(scope.shape(inputs[_SHAPED[kind]]), kind)
+            measure(scope.shape(inputs[_SHAPED[kind]]), kind)
         elif kind in _RANDOM:
-            _measure(shape, kind)
+            measure(shape, kind)
 
-    def _attribute(self, item: Item, scope: _Scope) -> list[int] | None:
+    def _attribute(self, item: Item, scope: Scope) -> list[int] | None:
         """Walk an attribute; returns its small list of whole numbers, if it is one."""
         singles, lists = self._message(
             item, once=(5, 6, 14, 22), many=(8, 10, 11, 23), strings=9, what="an attribute"
@@ -320,15 +248,17 @@ class _Walker:
         name = self._name(singles.get(8))
         if lists[13] or (14 in singles and self._number(singles[14]) != 0):
             raise ModelLoadError(
-                f"the constant {_text(name)} lies in another file",
+                f"the constant {readable(name)} lies in another file",
                 why="a bundle holds the whole model: other files are not signed",
                 next="save the model with all data inside (onnx.save_model without external data)",
             )
         sizes = [n for run in lists[1] for n in numbers(self.data, run, MAX_RANK)]
-        count = _measure(sizes, f"the constant {_text(name)}", limit=1 << 40)
+        count = measure(sizes, f"the constant {readable(name)}", limit=1 << 40)
         # Every value takes at least half a byte (int4), so what is not there cannot be claimed.
         if count > 2 * (item.stop - item.start):
-            raise ModelLoadError(f"the constant {_text(name)} claims {count} values and lacks them")
+            raise ModelLoadError(
+                f"the constant {readable(name)} claims {count} values and lacks them"
+            )
         self.constant_bytes += item.stop - item.start
         if 2 not in singles or self._number(singles[2]) & 0xFFFFFFFF != 7 or count > MAX_RANK:
             return name, None
@@ -341,7 +271,7 @@ class _Walker:
     def _sparse(self, item: Item) -> bytes:
         singles, lists = self._message(item, once=(1, 2), many=(3,), what="a sparse constant")
         sizes = [n for run in lists[3] for n in numbers(self.data, run, MAX_RANK)]
-        _measure(sizes, "a sparse constant")
+        measure(sizes, "a sparse constant")
         name = b""
         for field_number in (1, 2):
             if field_number in singles:
@@ -357,8 +287,8 @@ class _Walker:
         if 2 in singles:
             kind, _ = self._message(singles[2], once=(1, 4, 5, 8, 9), what="a type")
             if 1 in kind:
-                dtype, shape = self._tensor_type(kind[1], _text(name))
-        return name, TensorFacts(_text(name), dtype, shape)
+                dtype, shape = self._tensor_type(kind[1], readable(name))
+        return name, TensorFacts(readable(name), dtype, shape)
 
     def _tensor_type(self, item: Item, name: str) -> tuple[str, tuple[int, ...] | None]:
         singles, _ = self._message(item, once=(1, 2), what="a type")
@@ -372,7 +302,7 @@ class _Walker:
         for dim in lists[1]:
             size, _ = self._message(dim, once=(1,), what="a shape")
             shape.append(self._number(size[1]) if 1 in size else -1)
-        _measure([size for size in shape if size != -1], name)
+        measure([size for size in shape if size != -1], name)
         return dtype, tuple(shape)
 
     # --- fields -------------------------------------------------------------------------------
@@ -409,25 +339,4 @@ class _Walker:
         return bytes(self.data[item.start : item.stop])
 
     def _string(self, item: Item | None) -> str:
-        return _text(self._name(item))
-
-
-def _domain(name: str) -> str:
-    return name or "ai.onnx"
-
-
-def _text(name: bytes) -> str:
-    text = name.decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else ascii(text)
-
-
-def _measure(sizes: list[int] | None, what: str, limit: int = MAX_VALUES) -> int:
-    """Return the product of some sizes; refuse one beyond all measure."""
-    count = 1
-    for size in sizes or ():
-        if size < 0:
-            raise ModelLoadError(f"{what} has a negative size")
-        count *= size
-    if count > limit or len(sizes or ()) > MAX_RANK:
-        raise ModelLoadError(f"{what} has {count} values; {limit} are the most")
-    return count
+        return readable(self._name(item))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from device_runtime.errors import InputError
 from device_runtime.format.schema import Column, ModelOutput, Schema
-from device_runtime.model import bulk, check, rows
+from device_runtime.model import check, fields, rows
 
 PLAN = Schema(
     "regression",
@@ -213,7 +213,7 @@ def test_quotes_are_cut_alike_in_any_portions(lines):
 
 def test_the_fast_way_is_taken_for_plain_chunks_and_only_for_those():
     plain = read(b"id,v\n" + FILL)
-    assert isinstance(plain[0].columns["id"], bulk.Fields)
+    assert isinstance(plain[0].columns["id"], fields.Fields)
     assert isinstance(read(b'id,v\n"x",1\n' + FILL)[0].columns["id"], list)
 
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from device_runtime.errors import ModelLoadError, RunError
 from device_runtime.format.batch import Batch, Text
 from device_runtime.format.schema import MISSING_TIME, Column, ModelInput, ModelOutput, Schema
-from device_runtime.model import answers, capi, feeds, session
+from device_runtime.model import answers, feeds, ortlib, session
 from device_runtime.model.session import answer_text, open_session
 
 ONNX = {
@@ -365,22 +365,22 @@ def test_sessions_come_and_go_without_growing():
 
 def test_the_places_in_the_table_are_right():
     """A wrong place would call something else: these have effects that can be seen."""
-    library = capi.Library()
+    library = ortlib.Library()
     options = library.make("CreateSessionOptions")
     with pytest.raises(ModelLoadError, match=r"[Kk]ey"):
         library.call("AddSessionConfigEntry", options, b"", b"1", error=ModelLoadError)
     library.call("DisableCpuMemArena", options)
     library.release("SessionOptions", options)
     library.close()
-    assert capi.installed_version() == library.version
+    assert ortlib.installed_version() == library.version
 
 
 def test_a_library_that_is_none_is_refused(tmp_path):
     with pytest.raises(ModelLoadError, match="cannot be loaded"):
-        capi.Library(str(tmp_path / "nothing.so"))
+        ortlib.Library(str(tmp_path / "nothing.so"))
     other = ctypes.util.find_library("c") if hasattr(ctypes, "util") else "libc.so.6"
     with pytest.raises(ModelLoadError, match="cannot be loaded"):
-        capi.Library(other)
+        ortlib.Library(other)
 
 
 NUMERIC = [d for d in ONNX if d != "string"]
