@@ -7,6 +7,7 @@ hover and for screen readers. `standalone` adds the variables for a file of its 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -178,7 +179,9 @@ def intervals(
         for tick in _ticks(low, high, width // 110)
     ]
     marks = [*limits, *([(0.0, "")] if zero else [])]
-    for value, name in marks:
+    near = [x(b[0]) - x(a[0]) < 60 for a, b in itertools.pairwise(limits)]
+    for place, (value, name) in enumerate(marks):
+        name = "" if place < len(near) and near[place] else name  # the next one stands there
         parts.append(
             f'<line x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{TOP - 4}" '
             f'y2="{height - BOTTOM}" stroke="var(--muted)" stroke-dasharray="4 3"/>'

@@ -170,7 +170,8 @@ def quality(found: Survey, *, intervals: bool = True) -> Quality:
         for v in np.unique(version)
         for m in sorted(set(months[version == v]))
     }
-    by_device = {str(d): scored(devices == d, True) for d in sorted(set(devices))}
+    each = sorted(set(devices))
+    by_device = {str(d): scored(devices == d, len(each) > 1) for d in each}
     newest = version == max(versions, default=0)
     return Quality(
         task=schema.task,
@@ -196,7 +197,7 @@ def score(rows: Answered, schema: Schema, *, draw: bool = True) -> Score:
     low = high = None
     if draw and n >= FEW and main.name in metrics:
         value = statistic(schema.task, rows.truth, rows.label, rows.scores, names)
-        low, high = interval(value, n, rounds=200)
+        low, high = interval(value, n, rounds=120)
     return Score(n, metrics, main.name, low, high)
 
 

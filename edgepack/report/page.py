@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ class Page:
                 item.name, item.state, item.bundle_version or "-", item.age_days,
                 badge(item.temperature), _n(item.records.produced), _n(item.records.home),
                 _n(item.records.out), _n(item.records.lost), _when(item.seen),
-                "; ".join([*(text for _, text in item.alarms), *item.reasons, *item.waits]),
+                _short([*(text for _, text in item.alarms), *item.waits, *item.reasons]),
             ]
             for item in fleet.devices
         ]  # fmt: skip
@@ -327,6 +328,11 @@ def _of(ref: Reference, drift: Drift) -> bool:
 
 def _n(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
+
+
+def _short(notes: Sequence[str], most: int = 3) -> str:
+    more = f" (and {len(notes) - most} more)" if len(notes) > most else ""
+    return "; ".join(notes[:most]) + more
 
 
 def _when(ns: int) -> str:
