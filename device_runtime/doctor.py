@@ -96,7 +96,7 @@ def _onnxruntime() -> Finding:
 
 def onnxruntime_version() -> str:
     """Load onnxruntime's C library and return its version."""
-    from device_runtime.model.capi import Library
+    from device_runtime.model.ortlib import Library
 
     return Library().version
 
