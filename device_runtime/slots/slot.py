@@ -30,6 +30,7 @@ from device_runtime.slots import marker, rules
 from device_runtime.trust.load import LoadedSlot, load_slot
 
 T = TypeVar("T")
+KEEP_ROWS_SHARE = 20  # a process that answered a twentieth of `trial_rows` has them kept
 
 
 class Loader(Protocol):
@@ -145,11 +146,15 @@ class Started:
         home.commit(rules.count(home.generation(), found, home.odometer_s()))
 
     def close(self) -> None:
-        """End in order: rows of an unfinished trial are kept, no attempt is counted."""
+        """End in order: no attempt is counted, and the rows of an unfinished trial are kept.
+
+        Only if they are many: a commit costs more than a row, and ten minutes ripen it as well.
+        """
         if self._mark is None:
             return
         generation = self._home.generation()
-        if not self._settled and self._rows and generation.active == self.digest:
+        many = self._rows * KEEP_ROWS_SHARE >= generation.policy.trial_rows
+        if many and not self._settled and generation.active == self.digest:
             rows = generation.trial_rows + self._rows
             with suppress_full():
                 self._home.commit(replace(generation, trial_rows=rows))
