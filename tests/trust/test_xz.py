@@ -21,7 +21,7 @@ from device_runtime.errors import (
     LengthMismatchError,
 )
 from device_runtime.trust.custom import Target
-from device_runtime.trust.source import XZ_MEMORY, expand
+from device_runtime.trust.source import expand
 
 DATA = bytes(range(256)) * 40
 
@@ -115,7 +115,12 @@ def test_a_bomb_stops_at_the_signed_length() -> None:
 
 
 def test_a_decoder_that_wants_too_much_memory_is_refused() -> None:
-    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 2 * XZ_MEMORY}]
-    greedy = lzma.compress(b"", filters=filters)
-    with pytest.raises(FormatError):
-        unpacked(greedy, target(b""))
+    greedy = bytearray(lzma.compress(DATA))
+    header = slice(12, 12 + 4 * (greedy[12] + 1))  # behind the stream header: of the one block
+    block = greedy[header]
+    assert block[2:4] == b"\x21\x01"  # LZMA2, one byte of properties: the dictionary
+    block[4] = 37  # 1.5 GiB
+    block[-4:] = zlib.crc32(block[:-4]).to_bytes(4, "little")
+    greedy[header] = block
+    with pytest.raises(FormatError, match="emory"):
+        unpacked(bytes(greedy), target(DATA))
