@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from device_runtime.model.session import Engine
 
 Outcome = tuple[dict[str, Any], list[str], EdgepackError | None]
+WIDTH = 100  # of the help
 Command = Callable[[argparse.Namespace], Outcome]
 
 
@@ -299,7 +300,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     name = arguments[0] if arguments else ""
     if name in COMMANDS:
         run, text, add = COMMANDS[name]
-        parser = _Parser(prog=f"edgepack-device {name}", description=text)
+        parser = _Parser(
+            prog=f"edgepack-device {name}", description=text, formatter_class=_formatter
+        )
         parser.add_argument("--home", metavar="DIR", help="the device (or EDGEPACK_HOME)")
         parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
         add(parser)
@@ -314,11 +317,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         usage="edgepack-device [-h] [--version] COMMAND ...",
         description="Verify, run and journal a signed model.",
         epilog=f"commands:\n{listing}\neach has its own --help",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=WIDTH),
     )
     parser.add_argument("--version", action="version", version=f"edgepack-device {__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=tuple(COMMANDS))
     return parser.parse_args(arguments[:1])  # ends here: help, version or a mistake
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """A width of its own: asking the terminal for it imports `shutil` at every start."""
+    return argparse.HelpFormatter(prog, width=WIDTH)
 
 
 def _add_init(command: argparse.ArgumentParser) -> None:

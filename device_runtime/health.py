@@ -7,18 +7,19 @@ unlike the training data or that the model was not sure of. None of them says th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from device_runtime._version import __version__
-from device_runtime.disk import Disk, write_durable
+from device_runtime.courier.totals import rows_pruned
+from device_runtime.disk import Disk
 from device_runtime.errors import EdgepackError, FormatError
 from device_runtime.format import canonical
 from device_runtime.format.frames import ROWS, scan
 from device_runtime.format.header import MAX_HEADER, open_header
 from device_runtime.format.segment import Lane, Name
+from device_runtime.format.words import words
 from device_runtime.generation import Generation, SlotRecord
 from device_runtime.home import Home
 from device_runtime.policy import Policy
@@ -28,7 +29,6 @@ LEVELS = ("fresh", "cooling", "cold")
 DAY_S = 86_400
 MIN_SHARE_ROWS = 200  # shares of fewer rows mean nothing
 MANY_SEGMENTS = 5000
-TOTALS = "totals.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ def status(home: Home) -> dict[str, Any]:
         "device": {
             "name": card.name,
             "id": card.device_id,
+            "words": words(card.public.fingerprint),
             "class": card.device_class,
             "home": str(home.root),
         },
@@ -219,7 +220,7 @@ def _journal(home: Home, generation: Generation) -> dict[str, Any]:
         records += found[0]
         rows += found[1]
         acked += found[1] if found[2] in generation.acked else 0
-    gone = _totals(home)
+    gone = rows_pruned(home)
     return {
         "rows_produced": rows + gone,
         "rows_on_device": rows,
@@ -259,27 +260,16 @@ def _counts(disk: Disk, path: Path, name: Name) -> tuple[int, int, str]:
     return header.records, header.rows, digest
 
 
-def _totals(home: Home) -> int:
-    try:
-        return int(json.loads(home.disk.read(home.sentinel / TOTALS, 1000))["rows_pruned"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-
-
-def add_pruned(home: Home, rows: int) -> None:
-    """Remember how many rows have left this device after an acknowledgement."""
-    if rows:
-        data = json.dumps({"rows_pruned": _totals(home) + rows}).encode()
-        write_durable(home.disk, home.sentinel / TOTALS, data)
-
-
 # --- for people and machines ---------------------------------------------------------------------
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
     """Return `status` as lines for a person."""
     device, journal, bundle = found["device"], found["journal"], found["bundle"]
-    result = [f"{device['name']} ({device['class']}), id {device['id'][:12]}, {device['home']}"]
+    result = [
+        f"{device['name']} ({device['class']}), {device['home']}",
+        f"words        {device['words']}",
+    ]
     if bundle:
         state = bundle["state"] + (", degraded" if bundle["degraded"] else "")
         result.append(f"bundle       {bundle['name']} {bundle['version']} ({state})")

@@ -58,11 +58,22 @@ def init(root: Path, file: Path, ask: Callable[[str], str]) -> Outcome:
             disk.unlink(target)
         installed = {"version": found.version, "digest": found.digest}
     card = home.card
-    lines = [text, f"its id is {card.device_id}"]
+    said = words.words(card.public.fingerprint)
+    lines = [
+        text,
+        f"its words are: {said}",
+        "the base shows the same words when it meets the device",
+    ]
     if installed:
         lines.append(f"installed bundle {installed['version']} from the kit")
     lines.append("next: edgepack-device sync STICK")
-    result = {"device": card.name, "id": card.device_id, "home": str(root), "installed": installed}
+    result = {
+        "device": card.name,
+        "id": card.device_id,
+        "words": said,
+        "home": str(root),
+        "installed": installed,
+    }
     return result, lines, None
 
 
