@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from device_runtime.errors import RunError
 from device_runtime.format.schema import Schema
 from edgepack import lineage as lineages
 from edgepack.candidates import Candidate
@@ -120,12 +121,9 @@ def prove_onnx(
     report = parity.Report(rtol, atol, against, numbers)
     try:
         parity.compare_all(model, schema, None, samples, report)
-    except ConversionError:
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split())[:240]
+    except RunError as error:
         raise ConversionError(
-            f"the model does not answer the samples: {text}",
+            f"the device does not take the model: {error.what}",
             next="correct [columns] and [model_io] in bundle.toml",
         ) from error
     if not expected.empty:

@@ -116,6 +116,8 @@ def dtype_of(values: pd.Series[Any], name: str) -> tuple[str, tuple[int, ...]]:
             array = np.asarray(first)
             return _plain(array.dtype, name), array.shape
         return "string", ()
+    if pd.api.types.is_string_dtype(dtype):
+        return "string", ()
     return _plain(np.dtype(dtype), name), ()
 
 

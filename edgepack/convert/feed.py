@@ -13,7 +13,7 @@ import numpy as np
 
 from device_runtime.format.batch import MISSING_CODE, Batch, Text
 from device_runtime.format.schema import DTYPES, MISSING_TIME, Column, Schema
-from edgepack.errors import DataError
+from edgepack.errors import ConversionError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,23 +104,48 @@ def feeds(schema: Schema, frame: pd.DataFrame) -> dict[str, np.ndarray[Any, Any]
 
 
 def official_session(model: bytes, threads: int = 1) -> Any:
-    """Return a session of the official binding; `threads` within one operator."""
+    """Return a session of the official binding; `threads` within one operator.
+
+    Raises:
+        ConversionError: onnxruntime does not take the model.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ConversionError(
+            f"onnxruntime does not take the model: {_one_line(error)}",
+            next="use another estimator (docs/MODELS.md)",
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:240]
 
 
 def run_official(session: Any, schema: Schema, frame: pd.DataFrame) -> Scored:
-    """Run a frame through the official binding, in batches of 8192 rows."""
+    """Run a frame through the official binding, in batches of 8192 rows.
+
+    Raises:
+        ConversionError: The model failed on these rows.
+    """
     wanted = [name for name in (schema.output.label, schema.output.scores) if name]
     parts = []
     for start in range(0, len(frame), ROWS):
         part = frame.iloc[start : start + ROWS]
-        answers = dict(zip(wanted, session.run(wanted, feeds(schema, part)), strict=True))
+        try:
+            said = session.run(wanted, feeds(schema, part))
+        except Exception as error:
+            raise ConversionError(
+                f"the ONNX model fails on rows that the trained one takes: {_one_line(error)}",
+                next="use another estimator (docs/MODELS.md)",
+            ) from error
+        answers = dict(zip(wanted, said, strict=True))
         parts.append(read_answers(schema, answers, len(part)))
     labels = np.concatenate([part.label for part in parts]) if parts else np.empty(0, np.int16)
     if schema.output.scores is None:

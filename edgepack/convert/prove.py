@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from device_runtime.errors import RunError
 from device_runtime.format.schema import Column, Schema
 from edgepack.convert import parity
 from edgepack.convert.export import Onnx, export
@@ -83,6 +84,11 @@ def prove(
             parity.compare_all(made.model, made.schema, ask, held, report)
         except ConversionError as error:
             trouble = trouble or error
+            continue
+        except RunError as error:  # the device's own session does not take it
+            trouble = trouble or ConversionError(
+                f"the device does not take the model: {error.what}", next=error.next
+            )
             continue
         proven = Proven(made, report)
         if report.ok:
