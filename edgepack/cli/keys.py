@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     keys.command("rotate")(rotate)
     keys.command("revoke")(revoke)
     keys.command("recover")(recover)
+    keys.command("forget")(forget)
     keys.command("downgrade")(downgrade)
     keys.command("sign")(sign)
     app.add_typer(keys, name="keys")
@@ -123,6 +124,21 @@ def recover(
     with ws.lock():
         outcome = ceremony.recover(ws, _ring(ws), clock=SystemClock(), floor=floor)
         _show(Screen(json), outcome)
+
+
+@guard
+def forget(
+    key: str = typer.Argument(help="Id of a retired journal key."),
+    workspace: str = _WORKSPACE,
+    json: bool = _JSON,
+) -> None:
+    """Destroy a retired journal key; refused while a device has journals for it."""
+    from edgepack.keys import ceremony
+
+    ws = _open(workspace)
+    with ws.lock():
+        outcome = ceremony.forget(ws, _ring(ws), key)
+        _show(Screen(json), outcome, "delete it from copies of keys/ and from backups too")
 
 
 @guard

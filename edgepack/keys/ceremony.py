@@ -130,6 +130,11 @@ def revoke(ws: Any, ring: Ring, what: str, *, clock: Clock, stop: bool = False) 
     matches = [keyid for keyid in sorted(known) if len(what) >= 8 and keyid.startswith(what)]
     if len(matches) != 1:
         raise UsageError(f"nothing here is called {what}", next="see: edgepack keys list")
+    if any(key.id == matches[0] and key.kind not in _SCHEMES for key in ring.keys):
+        raise UsageError(
+            f"{matches[0][:16]} stands in no root: it signs no bundles",
+            next="edgepack keys rotate journal; later: edgepack keys forget KEY",
+        )
     keys = {
         role: _public_keys(ring.draw(role, now))
         for role, keyids in current.items()
@@ -137,6 +142,41 @@ def revoke(ws: Any, ring: Ring, what: str, *, clock: Clock, stop: bool = False) 
     }
     change = roles.Change(keys, revoke_keys=frozenset(matches))
     return _make_root(ws, ring, root, change, now)
+
+
+def forget(ws: Any, ring: Ring, what: str) -> Outcome:
+    """Destroy a retired journal key, so that nobody can read old journals with it any more.
+
+    Args:
+        ws: The workspace.
+        ring: Its keys.
+        what: Id of the key (8 characters or more).
+
+    Raises:
+        UsageError: Not a retired journal key, or a device still has journals for it, or journals
+            that cannot be read yet are held here.
+    """
+    public = ring.public()
+    kept = {public.journal[0].id, public.recovery.id}
+    retired = [key.id for key in public.journal[1:] if len(what) >= 8 and key.id.startswith(what)]
+    if len(retired) != 1 or retired[0] in kept:
+        raise UsageError(f"{what} is no retired journal key", next="see: edgepack keys list")
+    with Registry.open(ws.registry) as registry:
+        out, held = registry.recipients_out().get(retired[0], []), registry.held()
+    if out:
+        raise UsageError(
+            f"devices still have journals for this key: {', '.join(out)}",
+            next="bring them home first: edgepack sync STICK",
+        )
+    if held:
+        raise UsageError(
+            f"{len(held)} journals are held here that may need this key",
+            next="import them first; see: edgepack status",
+        )
+    new = tuple(key for key in public.journal if key.id != retired[0])
+    ring.write_public(PublicRing(public.base, new, public.recovery, public.oms))
+    ring.destroy(retired[0])
+    return Outcome(ring.folder / "ring.json", True, (), f"journal key {retired[0]} is gone")
 
 
 def recover(ws: Any, ring: Ring, *, clock: Clock, floor: bool = False) -> Outcome:

@@ -275,6 +275,14 @@ class Ring:
         self.keys = key_files(self.folder, self.disk)
         return files
 
+    def destroy(self, keyid: str) -> None:
+        """Remove the key file of an id; what was encrypted to it can never be read again."""
+        for key in self.keys:
+            if key.id == keyid:
+                self.disk.unlink(key.path)
+        self.disk.fsync_dir(self.folder)
+        self.keys = key_files(self.folder, self.disk)
+
     def secret(self, key: KeyFile) -> bytes:
         """Decrypt a private key.
 

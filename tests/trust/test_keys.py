@@ -79,6 +79,28 @@ def test_old_journal_keys_still_open_journals(base: Base) -> None:
     assert {old.id, new.id, recovery.id} == set(base.ring.journal_secrets())
 
 
+def test_a_retired_journal_key_is_forgotten_only_when_no_device_needs_it(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgepack.registry import Registry
+
+    old, recovery = base.ring.journal_recipients()
+    base.rotate("journal")
+    new, _ = base.ring.journal_recipients()
+    for key in (new, recovery):
+        with pytest.raises(UsageError):
+            ceremony.forget(base.ws, base.ring, key.id)
+    with pytest.raises(UsageError, match="stands in no root"):
+        ceremony.revoke(base.ws, base.ring, old.id, clock=base.clock)
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "recipients_out", lambda _self: {old.id: ["sat-1"]})
+        with pytest.raises(UsageError, match="sat-1"):
+            ceremony.forget(base.ws, base.ring, old.id)
+    assert ceremony.forget(base.ws, base.ring, old.id[:10]).complete
+    assert set(base.ring.journal_secrets()) == {new.id, recovery.id}
+    assert base.ring.public().journal == (new,)
+
+
 def test_a_rotated_oms_key_signs_the_next_bundle(base: Base) -> None:
     old = base.ring.oms_key()
     base.clock.advance(-3600)  # in the very second in which the old one was drawn
