@@ -25,7 +25,7 @@ class Step:
         b: Chooses the stick, or a variant.
         seed: For whatever chance the step needs.
         fuse: It is cut off after so many calls to the disk; None: it is not.
-        kind: `power`, `process` or `pull`.
+        kind: `power`, `process`, `pull`, or `eio`: that call fails once.
     """
 
     what: str
@@ -64,13 +64,18 @@ class Carried:
     policy: bool = False
 
 
-def files_on(disk: SimDisk, folder: Path) -> list[Path]:
-    """Return the packs, acks and JSON files on a stick."""
+def every_file(disk: SimDisk, folder: Path) -> list[Path]:
+    """Return every file below a folder."""
     found: list[Path] = []
     for name in disk.list(folder):
         path = folder / name
         if disk.kind(path) == "dir":
-            found += files_on(disk, path)
-        elif name.endswith((".segs", ".ack", ".json")):
+            found += every_file(disk, path)
+        elif disk.kind(path) == "file":
             found.append(path)
     return found
+
+
+def files_on(disk: SimDisk, folder: Path) -> list[Path]:
+    """Return the packs, acks and JSON files on a stick."""
+    return [p for p in every_file(disk, folder) if p.suffix in (".segs", ".ack", ".json")]

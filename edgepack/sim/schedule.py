@@ -15,7 +15,7 @@ WEIGHTS: Mapping[str, float] = {
     "row": 22, "label": 4, "seal": 8, "dsync": 16, "bsync": 14, "prune": 4, "stop": 3, "kill": 4,
     "clone": 1, "image": 2, "irestore": 1, "lose": 0.4, "snew": 1, "scopy": 1.5, "slose": 1,
     "sbad": 1, "accept": 4, "rotate": 0.7, "dropkey": 0.3, "backup": 2, "brestore": 0.8,
-    "purge": 0.8,
+    "purge": 0.8, "clock": 1, "full": 1,
 }  # fmt: skip
 FORKING = ("clone", "image", "irestore", "lose")
 CUTTABLE = ("row", "label", "seal", "dsync", "bsync", "stop", "prune", "backup")
@@ -43,7 +43,7 @@ def draw(
         what = rng.choices(names, values)[0]
         cut = what in CUTTABLE and rng.random() < 0.25
         fuse = int(2 ** rng.uniform(0, 6.5)) - 1 if cut else None
-        kind = rng.choice(["power", "process", "pull"])
+        kind = rng.choice(["power", "process", "pull", "eio"])
         result.append(
             Step(what, rng.randrange(12), rng.randrange(12), rng.randrange(1 << 30), fuse, kind)
         )

@@ -17,7 +17,7 @@ from edgepack.fleet.devices import accept
 from edgepack.registry import Registry
 from edgepack.sim.disk import PowerCut
 from edgepack.sim.ledger import on_device
-from edgepack.sim.parts import HOME, Broken, Carried, Machine, Split, Step, files_on
+from edgepack.sim.parts import HOME, Broken, Carried, Machine, Split, Step, every_file, files_on
 from edgepack.sim.ports import MOUNT, plug
 from edgepack.sim.scene import SMALL_STICK, Scene
 from edgepack.store.archive import Archive, purge
@@ -40,16 +40,17 @@ class World(Scene):
         action: Callable[[Step], None] = getattr(self, f"_{step.what}")
         one = self._device(step)
         try:
-            if step.fuse is not None and step.kind != "pull":
-                self.disk.fuse = step.fuse
-                if one is not None:
-                    one.disk.crash_after(step.fuse + 1)
+            self._arm(step, one)
             action(step)
         except PowerCut:
             if one is not None and step.what not in ("bsync", "backup", "purge"):
                 self._fall(one, power=step.kind == "power")
         except StickError:
             pass  # pulled, full: the person repeats the visit
+        except OSError:
+            if one is None or not (step.kind == "eio" or one.disk.capacity < 1 << 40):
+                raise
+            self._fall(one, power=False)  # the program ended with an error; somebody starts it
         except EdgepackError as error:
             if step.fuse is None:
                 raise Broken(f"{step.what} failed: {error.line()}") from error
@@ -60,6 +61,17 @@ class World(Scene):
                 plug(other.device.disk, None)
             for stick in self.sticks:
                 stick.disk.heal()
+
+    def _arm(self, step: Step, one: Machine | None) -> None:
+        if step.fuse is None or step.kind == "pull":
+            return
+        if step.kind == "eio":
+            if one is not None:
+                one.disk.fail_at(step.fuse + 1, errno.EIO)
+            return
+        self.disk.fuse = step.fuse
+        if one is not None:
+            one.disk.crash_after(step.fuse + 1)
 
     def _fall(self, one: Machine, *, power: bool) -> None:
         one.device.crash()
@@ -104,6 +116,17 @@ class World(Scene):
         one = self._device(step)
         if one is not None:
             self._fall(one, power=step.kind == "power")
+
+    def _clock(self, step: Step) -> None:
+        """The wall clock is set to anything: nothing may hang on it."""
+        self.clock.wall = self.rng.choice([0, 4_000_000_000, 1_767_225_600]) * 10**9 + step.a
+
+    def _full(self, step: Step) -> None:
+        """The disk of a device fills up, or is given room again."""
+        one = self._device(step)
+        if one is not None:
+            used = sum(one.disk.size(path) for path in every_file(one.disk, HOME))
+            one.disk.capacity = used + (step.b << 12) if step.b % 3 else 1 << 40
 
     def _prune(self, step: Step) -> None:
         one = self._device(step)
@@ -259,6 +282,8 @@ class World(Scene):
         if not self.sticks:
             self.add_stick()
         self.ring.recover()
+        for one in self.machines:
+            one.disk.capacity = 1 << 40
         for turn in range(ROUNDS):
             for number in range(len(self.machines)):
                 self.do(Step("accept", number))
