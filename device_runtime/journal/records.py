@@ -12,7 +12,7 @@ from device_runtime.format.frames import EVENT, HOLE, LABEL, SKETCH
 from device_runtime.format.segment import Hole
 from device_runtime.record import dataclass
 
-MAX_RECORDS = 64 << 20
+MAX_RECORDS = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)

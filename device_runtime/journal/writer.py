@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from device_runtime.journal.quota import Usage
 from device_runtime.journal.recover import previous_of
 from device_runtime.journal.shelf import SealedInfo, Shelf
 from device_runtime.policy import Policy
+from device_runtime.record import dataclass
 
 __all__ = ["Appended", "Journal", "Marked", "SealedInfo", "Usage"]
 

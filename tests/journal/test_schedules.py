@@ -12,17 +12,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from support.journalplay import OPS, Play
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(24))
 def test_nothing_durable_is_lost(seed):
     Play(seed).run(60)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(12))
 def test_nothing_is_lost_undeclared_under_a_small_quota(seed):
     Play(seed, quota=60_000, reserve=24_000).run(80)
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", range(10))
 def test_nothing_is_lost_undeclared_on_a_disk_that_fills_up(seed):
     capacity = random.Random(seed).randint(40_000, 90_000)
     Play(seed, capacity=capacity, quota=80_000, reserve=16_000, strict=seed % 2 == 0).run(80)

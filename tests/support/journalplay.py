@@ -11,13 +11,12 @@ import errno
 import random
 from dataclasses import dataclass, field
 
-from support import journalworld as jw
-from support.journalworld import World
-
 from device_runtime.errors import FormatError, JournalError
 from device_runtime.format.segment import Lane
 from device_runtime.journal.seal import OpenFile
 from edgepack.sim.disk import PowerCut, SimDisk
+from support import journalworld as jw
+from support.journalworld import World
 
 OPS = {
     "rows": 30,
