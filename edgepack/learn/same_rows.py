@@ -11,11 +11,13 @@ import pandas as pd
 import pyarrow as pa
 
 from edgepack.candidate import score_onnx
+from edgepack.learn.bootstrap import Statistic, interval, paired, statistic
 from edgepack.learn.reference import Reference
 from edgepack.learn.survey import Survey, order_of, truth_of
 from edgepack.train.metrics import MAIN, measure
 
 MOST = 200_000  # rows that are scored: the newest
+ROUNDS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class SameRows:
         until: Time of the newest row.
         rows: Number of rows.
         scores: Bundle version → figure.
+        bands: Bundle version → its 95 % bootstrap interval.
+        gain: Of the newest bundle over the one before, with its paired interval; None for one.
     """
 
     main: str
@@ -35,12 +39,18 @@ class SameRows:
     until: str
     rows: int
     scores: dict[int, float]
+    bands: dict[int, tuple[float, float]]
+    gain: tuple[float, float, float] | None
 
     @property
     def text(self) -> str:
         """One line for a person."""
         parts = ", ".join(f"bundle {v} {value:.3f}" for v, value in sorted(self.scores.items()))
-        return f"{self.main} on the same {self.rows:,} rows ({self.since} to {self.until}): {parts}"
+        text = f"{self.main} on the same {self.rows:,} rows ({self.since} to {self.until}): {parts}"
+        if self.gain is None:
+            return text
+        gain, low, high = self.gain
+        return f"{text}; gain {gain:+.4f} ({low:+.4f} to {high:+.4f})"
 
     def as_json(self) -> dict[str, Any]:
         """Return a JSON object; the figures stand under their name."""
@@ -50,6 +60,8 @@ class SameRows:
             "rows": self.rows,
             "main": self.main,
             self.main: {str(version): value for version, value in sorted(self.scores.items())},
+            "intervals": {str(version): band for version, band in sorted(self.bands.items())},
+            "gain": self.gain,
         }
 
 
@@ -80,8 +92,9 @@ def same_rows(refs: Sequence[Reference], found: Survey) -> SameRows | None:
     places = places[np.argsort(order[places], kind="stable")][-MOST:]
     rows = table.take(pa.array(places))
     frame = frame_of(rows)
-    main, _ = MAIN[schema.task]
-    values = {}
+    main, more = MAIN[schema.task]
+    values: dict[int, float] = {}
+    exact: dict[int, Statistic] = {}
     for ref in refs:
         if any(c.name not in frame.columns for c in ref.schema.fed):
             continue
@@ -90,11 +103,19 @@ def same_rows(refs: Sequence[Reference], found: Survey) -> SameRows | None:
         figures = measure(ref.schema.task, ref.schema.output.names, truth, label, scores)
         if main in figures:
             values[ref.row.version] = figures[main]
+            names = ref.schema.output.names
+            exact[ref.row.version] = statistic(ref.schema.task, truth, label, scores, names)
     if not values:
         return None
-    return SameRows(
-        main, _when(order[places[0]], schema), _when(order[places[-1]], schema), len(places), values
-    )
+    n = len(places)
+    bands = {v: interval(value, n, rounds=ROUNDS) for v, value in exact.items()}
+    gain = None
+    if len(exact) > 1:
+        before, newest = sorted(exact)[-2:]
+        found_gain = paired(exact[before], exact[newest], n, more=more, rounds=ROUNDS)
+        gain = (found_gain.gain, found_gain.low, found_gain.high)
+    since, until = (_when(order[places[end]], schema) for end in (0, -1))
+    return SameRows(main, since, until, n, values, bands, gain)
 
 
 def frame_of(rows: pa.Table) -> pd.DataFrame:

@@ -187,23 +187,25 @@ def by_version(found: Quality) -> Figure | None:
 
 
 def on_same_rows(found: SameRows) -> Figure:
-    """Every bundle on the same unseen rows."""
+    """Every bundle on the same unseen rows, with its interval."""
     values = sorted(found.scores.items())
-    names = [f"bundle {version}" for version, _ in values]
-    low, high = (pick(value for _, value in values) for pick in (min, max))
-    room = 0.2 * (high - low) or 0.05
+    rows = [(f"bundle {v}", value, *found.bands.get(v, (value, value))) for v, value in values]
+    more = ""
+    if found.gain is not None:
+        gain, low, high = found.gain
+        more = (
+            f" The newest gains {gain:+.4f} over the one before (95 %: {low:+.4f} to {high:+.4f})."
+        )
     return Figure(
         f"{word(found.main)} of every bundle on the same rows",
         f"{found.rows:,} labelled rows from {found.since} to {found.until} that none of these "
-        "bundles was trained on, each scored through its own ONNX.",
-        _both(
-            lambda w: svg.lines(
-                [svg.Line(found.main, [svg.Point(i, v) for i, (_, v) in enumerate(values)])],
-                names, title=word(found.main), width=w, span=(low - room, high + room),
-            )
+        f"bundles was trained on, each scored through its own ONNX.{more}",
+        _both(lambda w: svg.intervals(rows, title=word(found.main), width=w)),
+        Table(
+            ["bundle", word(found.main), "95 % from", "to"],
+            [[name, f"{v:.4f}", f"{low:.4f}", f"{high:.4f}"] for name, v, low, high in rows],
         ),
-        Table(["bundle", word(found.main)], [[v, f"{value:.4f}"] for v, value in values]),
-    )  # fmt: skip
+    )
 
 
 def calibration(found: Quality) -> Figure | None:

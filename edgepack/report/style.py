@@ -39,7 +39,7 @@ figure svg{display:block;width:100%;height:auto}
 table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
 th,td{padding:5px 10px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th:first-child,td:first-child,td.text,th.text{text-align:left}
-td.text{white-space:normal;min-width:14ch}
+td.text{white-space:normal}td.text:last-child{min-width:34ch}
 th{color:var(--muted);font-weight:600}
 summary{cursor:pointer;color:var(--s1);margin-top:8px;font-size:13px}
 .badge{display:inline-block;border-radius:999px;padding:0 9px;border:1px solid currentColor;
