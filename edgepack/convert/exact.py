@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from edgepack.convert import impute
 from edgepack.convert.forest import Tree, attributes, histogram_tree, sklearn_tree
+from edgepack.convert.graph import Graph
 from edgepack.errors import ConversionError
 
 ML = "ai.onnx.ml"
@@ -48,6 +50,10 @@ def converters() -> Converters:
         tree.ExtraTreeRegressor,
     ):
         table.convert[kind] = _forest
+    from sklearn.impute import SimpleImputer
+
+    table.convert[SimpleImputer] = impute.convert
+    table.shape[SimpleImputer] = impute.shapes
     _add_boosters(table)
     return table
 
@@ -86,7 +92,7 @@ def _light(scope: Any, operator: Any, container: Any) -> None:
     from edgepack.convert.lightgbm import trees_of
 
     model = operator.raw_operator
-    graph = _Graph(scope, container)
+    graph = Graph(scope, container)
     x, double = _input(graph, operator)
     trees, width, dump = trees_of(model.booster_)
     objective, *options = str(dump.get("objective", "regression")).split()
@@ -139,52 +145,7 @@ def _classifier_shapes(operator: Any) -> None:
     operator.outputs[1].type = FloatTensorType([rows, len(classes)])
 
 
-class _Graph:
-    """Shorthand over skl2onnx's scope and container."""
-
-    def __init__(self, scope: Any, container: Any) -> None:
-        self._scope = scope
-        self._container = container
-
-    def node(
-        self,
-        kind: str,
-        inputs: Sequence[str],
-        output: str | None = None,
-        *,
-        domain: str = "",
-        version: int | None = None,
-        **given: Any,
-    ) -> str:
-        """Add a node; return the name of its output."""
-        out = output or self._scope.get_unique_variable_name(kind.lower())
-        self._container.add_node(
-            kind,
-            list(inputs),
-            [out],
-            op_domain=domain,
-            op_version=version,
-            name=self._scope.get_unique_operator_name(kind),
-            **given,
-        )
-        return str(out)
-
-    def constant(self, values: Any, dtype: Any) -> str:
-        """Add a constant tensor; return its name."""
-        from onnx import TensorProto, numpy_helper
-
-        name = str(self._scope.get_unique_variable_name("constant"))
-        array = np.asarray(values)
-        if dtype is str:
-            data = [str(item).encode() for item in array.ravel()]
-            self._container.add_initializer(name, TensorProto.STRING, list(array.shape), data)
-        else:
-            tensor = numpy_helper.from_array(array.astype(dtype), name)
-            self._container.add_initializer(name, tensor.data_type, list(array.shape), tensor)
-        return name
-
-
-def _input(graph: _Graph, operator: Any) -> tuple[str, bool]:
+def _input(graph: Graph, operator: Any) -> tuple[str, bool]:
     """Return (name of the one input matrix, whether it is double); integers become float."""
     from onnx import TensorProto
     from skl2onnx.common import data_types
@@ -201,7 +162,7 @@ def _input(graph: _Graph, operator: Any) -> tuple[str, bool]:
 
 
 def _sum(
-    graph: _Graph, x: str, trees: Sequence[Tree], targets: int, base: Sequence[float], double: bool
+    graph: Graph, x: str, trees: Sequence[Tree], targets: int, base: Sequence[float], double: bool
 ) -> str:
     """Add the ensemble; its answer is float32 [n, targets], whatever goes in."""
     return graph.node(
@@ -213,7 +174,7 @@ def _sum(
     )
 
 
-def _classify(graph: _Graph, operator: Any, chances: str, classes: Any) -> None:
+def _classify(graph: Graph, operator: Any, chances: str, classes: Any) -> None:
     """Name the probabilities, and the label: the first of the largest, as `argmax` says it."""
     label, scores = (item.full_name for item in operator.outputs[:2])
     graph.node("Identity", [chances], scores, version=13)
@@ -223,7 +184,7 @@ def _classify(graph: _Graph, operator: Any, chances: str, classes: Any) -> None:
     graph.node("Gather", [names, best], label, version=13, axis=0)
 
 
-def _both(graph: _Graph, positive: str) -> str:
+def _both(graph: Graph, positive: str) -> str:
     """Return [1 - p, p] of p [n, 1]."""
     one = graph.constant([1.0], np.float32)
     negative = graph.node("Sub", [one, positive], version=14)
@@ -233,7 +194,7 @@ def _both(graph: _Graph, positive: str) -> str:
 def _histogram(scope: Any, operator: Any, container: Any) -> None:
     """HistGradientBoosting: classifier and regressor, missing values and categories included."""
     model = operator.raw_operator
-    graph = _Graph(scope, container)
+    graph = Graph(scope, container)
     x, double = _input(graph, operator)
     base = np.ravel(model._baseline_prediction).tolist()  # noqa: SLF001
     width = len(model._predictors[0])  # noqa: SLF001
@@ -267,7 +228,7 @@ def _forest(scope: Any, operator: Any, container: Any) -> None:
     from onnx import TensorProto
 
     model = operator.raw_operator
-    graph = _Graph(scope, container)
+    graph = Graph(scope, container)
     x, double = _input(graph, operator)
     if double:  # scikit-learn's trees compare in float32 themselves
         x = graph.node("Cast", [x], version=13, to=TensorProto.FLOAT)

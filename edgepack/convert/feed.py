@@ -164,10 +164,11 @@ def read_answers(schema: Schema, answers: Mapping[str, Any], n: int) -> Scored:
         scores = np.asarray(answers[output.scores]).reshape(n, -1)
     if schema.task in ("regression", "quantiles", "scores"):
         return Scored(np.full(n, -1, np.int16), scores)
-    if schema.task == "binary" and scores is not None:
-        return Scored((scores[:, -1] >= schema.threshold).astype(np.int16), scores)
     if schema.task == "labels":
         return Scored(np.full(n, -1, np.int16), scores)
+    by_label = output.label is not None and (schema.task != "binary" or schema.threshold == 0.5)
+    if schema.task == "binary" and scores is not None and not by_label:
+        return Scored((scores[:, -1] >= schema.threshold).astype(np.int16), scores)
     if output.label is not None:
         names = {name: index for index, name in enumerate(output.names)}
         raw = np.asarray(answers[output.label]).reshape(n)

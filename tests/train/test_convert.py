@@ -1,0 +1,226 @@
+"""The converters of our own, the parity gate, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OrdinalEncoder, StandardScaler
+from sklearn.tree import DecisionTreeClassifier
+
+from edgepack.convert.export import export
+from edgepack.convert.feed import official_session, run_official
+from edgepack.convert.forest import floor32
+from edgepack.convert.prove import prove
+from edgepack.errors import ConversionError, ParityError
+from edgepack.fitted import Fitted, names_of
+from edgepack.recipe import Recipe
+from edgepack.tables import prepare
+from support.tables import table
+
+
+def proven(estimator, *, target="y", task="binary", inputs=("a", "b", "n"), frame=None, **more):
+    recipe = Recipe(Path(), "trial", task, "field", target=(target,), **more)
+    frame = prepare(recipe, table() if frame is None else frame, columns=[*inputs, target])
+    train, held = frame.iloc[:300].reset_index(drop=True), frame.iloc[300:].reset_index(drop=True)
+    estimator.fit(train[list(inputs)], train[target].to_numpy())
+    fitted = Fitted(recipe, estimator, tuple(inputs), names_of(recipe, estimator), 0, 300)
+    return prove(fitted, train, held)
+
+
+def test_a_threshold_keeps_its_side_in_float32():
+    values = np.array([0.1, 1 / 3, 1e300, -0.1, np.inf, 16_777_217.0])
+    with np.errstate(over="ignore"):
+        floored = floor32(values)
+    assert (floored.astype(np.float64) <= values).all()
+    with np.errstate(over="ignore"):
+        above = np.nextafter(floored, np.float32(np.inf)).astype(np.float64)
+    assert ((above > values) | np.isinf(values)).all()
+
+
+@given(st.floats(allow_nan=False, width=64), st.floats(allow_nan=False, width=32))
+@settings(max_examples=300)
+def test_no_float32_changes_sides(threshold, x):
+    with np.errstate(over="ignore"):
+        floored = floor32(np.array([threshold]))[0]
+    assert (np.float64(x) <= threshold) == (np.float32(x) <= floored)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        RandomForestClassifier(8, random_state=0),
+        ExtraTreesClassifier(8, random_state=0),
+        DecisionTreeClassifier(random_state=0),
+        HistGradientBoostingClassifier(max_iter=15, random_state=0),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_trees_trained_with_gaps_answer_the_same(model):
+    for target, task in (("y", "binary"), ("kind", "classes")):
+        found = proven(model, target=target, task=task, inputs=("a", "gap", "n"))
+        assert found.report.groups["missing"].rows
+        assert found.report.worst < 1e-6
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        RandomForestRegressor(8, random_state=0),
+        HistGradientBoostingRegressor(max_iter=15, random_state=0),
+        HistGradientBoostingRegressor(max_iter=15, loss="poisson", random_state=0),
+    ],
+    ids=["forest", "histogram", "poisson"],
+)
+def test_regressions_answer_the_same(model):
+    frame = table().assign(value=lambda f: np.exp(f["value"]))
+    found = proven(model, target="value", task="regression", inputs=("a", "gap"), frame=frame)
+    assert found.report.ok
+
+
+def test_native_categories_answer_the_same():
+    codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    model = make_pipeline(
+        make_column_transformer((codes, ["word"]), remainder="passthrough"),
+        HistGradientBoostingClassifier(max_iter=15, categorical_features=[0], random_state=0),
+    )
+    found = proven(model, inputs=("a", "gap", "word"))
+    assert found.report.groups["unseen category"].rows
+    numeric = HistGradientBoostingClassifier(categorical_features=[2], max_iter=15, random_state=0)
+    assert proven(numeric, inputs=("a", "b", "n")).report.ok
+
+
+def test_an_exact_tie_falls_as_in_training():
+    frame = pd.DataFrame({"a": np.repeat([0.0, 1.0], 200), "y": np.tile([False, True], 200)})
+    found = proven(DecisionTreeClassifier(max_depth=1), inputs=("a",), frame=frame)
+    assert found.report.ties == 0
+
+
+def test_scaler_in_front_of_trees_takes_double_inputs():
+    model = make_pipeline(StandardScaler(), RandomForestClassifier(8, random_state=0))
+    found = proven(model, inputs=("a", "b"))
+    assert found.onnx.numbers == "float64"
+    assert found.report.ok
+
+
+def test_words_gaps_and_unseen_categories_are_admitted_where_both_agree():
+    codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    open_ = make_pipeline(
+        make_column_transformer((codes, ["word"]), remainder="passthrough"),
+        HistGradientBoostingClassifier(max_iter=5, random_state=0),
+    )
+    schema = proven(open_, inputs=("a", "word")).onnx.schema
+    assert schema.column("word").missing
+    assert not schema.column("word").closed
+    assert schema.column("word").categories == ("blue", "green", "red")
+    strict = make_pipeline(
+        make_column_transformer((OrdinalEncoder(), ["word"]), remainder="passthrough"),
+        LogisticRegression(),
+    )
+    found = proven(strict, inputs=("a", "word"))
+    assert found.onnx.schema.column("word").closed
+    assert not found.onnx.schema.column("a").missing
+    assert any("is refused" in note for note in found.report.notes)
+
+
+def test_a_fitted_search_means_its_best_estimator():
+    search = GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, cv=2)
+    assert proven(search).report.ok
+    assert proven(make_pipeline(StandardScaler(), search)).report.ok
+
+
+def test_a_threshold_in_the_recipe_decides_the_label():
+    found = proven(LogisticRegression(), threshold=0.2)
+    low = run_official(
+        official_session(found.onnx.model), found.onnx.schema, table()[["a", "b", "n"]]
+    )
+    assert (low.label == (low.scores[:, 1] >= 0.2)).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "named", "around"),
+    [
+        (FixedThresholdClassifier(LogisticRegression()), "threshold is lost", "threshold = "),
+        (
+            make_pipeline(FunctionTransformer(np.log1p), LogisticRegression()),
+            "a Python function",
+            "rows()",
+        ),
+    ],
+)
+def test_what_would_be_silently_wrong_is_refused_by_name(model, named, around):
+    frame = table().assign(b=lambda f: f["b"].abs())
+    with pytest.raises(ConversionError) as caught:
+        proven(model, inputs=("b", "n"), frame=frame)
+    assert named in caught.value.what
+    assert around in caught.value.next
+
+
+def test_the_gate_names_rows_step_and_way_around(monkeypatch):
+    from edgepack.convert import exact
+
+    def wrong(scope, operator, container):
+        name = operator.outputs[0].full_name
+        zero = scope.get_unique_variable_name("zero")
+        container.add_initializer(zero, 1, [1], [0.5])
+        cast = scope.get_unique_variable_name("cast")
+        container.add_node("Cast", [operator.inputs[0].full_name], [cast], op_version=13, to=1)
+        shifted = scope.get_unique_variable_name("shifted")
+        container.add_node("Add", [cast, zero], [shifted], op_version=14)
+        kind = 11 if "Double" in type(operator.outputs[0].type).__name__ else 1
+        container.add_node("Cast", [shifted], [name], op_version=13, to=kind)
+
+    found = exact.converters()
+    found.convert[StandardScaler] = wrong
+    monkeypatch.setattr(exact, "converters", lambda: found)
+    model = make_pipeline(StandardScaler(), LogisticRegression())
+    with pytest.raises(ParityError) as caught:
+        proven(model)
+    line = caught.value.line()
+    assert "held-out rows 0, 1" in line
+    assert "first apart in step standardscaler (StandardScaler)" in line
+    assert "leave the scaler out" in line
+    assert caught.value.exit == 72
+    assert "\n" not in line
+
+
+def test_an_imputer_with_indicator_answers_the_same():
+    model = make_pipeline(SimpleImputer(add_indicator=True), LogisticRegression())
+    assert proven(model, inputs=("a", "gap")).report.ok
+
+
+def test_exported_bytes_are_the_same_every_time():
+    frame = table()
+    recipe = Recipe(Path(), "trial", "regression", "field", target=("value",))
+    model = make_pipeline(StandardScaler(), LinearRegression()).fit(
+        frame[["a", "b"]], frame["value"]
+    )
+    fitted = Fitted(recipe, model, ("a", "b"), ("value",), 0, 400)
+    one = export(fitted, frame, numbers="float64").model
+    assert one == export(fitted, frame, numbers="float64").model
+    assert b"skl2onnx" not in one
+
+
+def test_too_old_an_onnxruntime_is_refused():
+    frame = table()
+    recipe = Recipe(Path(), "trial", "regression", "field", target=("value",))
+    model = LinearRegression().fit(frame[["a", "b"]], frame["value"])
+    fitted = Fitted(recipe, model, ("a", "b"), ("value",), 0, 400)
+    with pytest.raises(ConversionError, match=r"onnxruntime 1\.2 is too old"):
+        export(fitted, frame, numbers="float64", onnxruntime="1.2")
