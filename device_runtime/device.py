@@ -449,7 +449,7 @@ class Device:
 
         with self._commit:
             self.save()
-            report = visit.visit(
+            return visit.visit(
                 self.home,
                 self.journal,
                 Path(stick),
@@ -458,8 +458,6 @@ class Device:
                 status=lambda: health.report_status(self.home),
                 step=step,
             )
-            health.add_pruned(self.home, report.acked.pruned_rows)
-        return report
 
     def preview(self, stick: str | Path) -> dict[str, Any]:
         """Say what `sync` would do; writes nothing."""

@@ -24,6 +24,7 @@ from device_runtime.courier.acks import (
 from device_runtime.courier.leave import Left, leave
 from device_runtime.courier.report import bundles_on, write_last_sync, write_report
 from device_runtime.courier.stick import Stick
+from device_runtime.courier.totals import add_pruned
 from device_runtime.home import Home
 from device_runtime.journal.writer import Journal
 from device_runtime.record import replace
@@ -61,6 +62,7 @@ def arrive(home: Home, journal: Journal, stick: Stick) -> Acked:
     gone = set(before) - {info.hash for info in journal.sealed()}
     pruned = [before[item] for item in gone if item in home.generation().acked]
     rows = sum(max(0, info.header.rows) for info in pruned)
+    add_pruned(home, rows)
     return replace(acked, pruned=len(pruned), pruned_rows=rows)
 
 

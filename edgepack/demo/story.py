@@ -147,7 +147,7 @@ def _learn(stage: Play) -> dict[str, Any]:
             f"{inside['pruned_rows']:,} rows pruned",
             f"bundle {inside['installed']['version']}",
         ]
-    return {"signed": signed, "drift": drift, "pruned": int(inside["pruned_rows"])}
+    return {"signed": signed, "drift": drift}
 
 
 def _may_and_june(stage: Play, first: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _may_and_june(stage: Play, first: dict[str, Any]) -> dict[str, Any]:
     with stage.step("stick → device: acks applied") as facts:
         last = stage.on_device("sync", stage.stick)
         facts.append(f"{last['pruned_rows']:,} rows pruned")
-    return {"rows": int(done["rows"]), "pruned": int(last["pruned_rows"])}
+    return {"rows": int(done["rows"])}
 
 
 def _end(
@@ -198,7 +198,7 @@ def _end(
             "predicted": spring["rows"] + summer["rows"],
             "journaled": device["journal"]["rows_produced"],
             "imported": fleet["records"]["home"],
-            "pruned": second["pruned"] + summer["pruned"],
+            "pruned": device["journal"]["rows_pruned"],
         },
         "refused": stage.refused,
         "drift": {"column": worst["name"], "psi": worst["psi"]},
