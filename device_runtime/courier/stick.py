@@ -56,7 +56,7 @@ class Stick:
 
     @classmethod
     def open(cls, path: Path, disk: Disk, *, write: bool = True) -> Self:
-        """Open a mounted folder; makes `EDGEPACK/` when it is to be written.
+        """Open a mounted folder; makes `EDGEPACK/` when it is to be written, else it may be empty.
 
         Raises:
             NotAStickError: No folder, or a link where a folder must be.
@@ -68,13 +68,13 @@ class Stick:
             raise NotAStickError(f"{path} is not a folder")
         with _translated(f"opening the stick at {path}"):
             kind = disk.kind(root)
+            if kind not in ("dir", ""):
+                raise NotAStickError(f"{path} has no folder {FOLDER} of its own")
             if kind == "" and write:
                 disk.mkdir(root)
                 disk.fsync_dir(path)
-            elif kind not in ("dir", "") or (kind == "" and not write):
-                raise NotAStickError(f"{path} has no folder {FOLDER} of its own")
             try:
-                release = disk.hold(root)
+                release = disk.hold(root) if kind or write else _nothing
             except BusyError:
                 raise StickBusyError(f"another sync is using {path}") from None
             stick = cls(root, disk, release)

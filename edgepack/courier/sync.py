@@ -7,27 +7,24 @@ A stick that is pulled at any moment leaves this base whole and the stick usable
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from device_runtime.clock import Clock
-from device_runtime.courier.stick import Stick, file_chunks
+from device_runtime.courier.stick import Stick
 from device_runtime.crypt import Identity
 from device_runtime.disk import Disk
 from device_runtime.errors import EdgepackError, StickFullError
-from device_runtime.format.stick import bundle_path, parse_bundle_name
 from edgepack.courier.acks import has_backup, read_reports, write_acks
+from edgepack.courier.bundles import put_bundles, put_tokens
 from edgepack.courier.importer import Importer, Tally, clean_stick
 from edgepack.fleet import devices as fleet
 from edgepack.fleet.devices import NewDevice
-from edgepack.registry import BundleRow, Registry
+from edgepack.registry import Registry
 from edgepack.store.archive import Archive
 from edgepack.workspace import Workspace
-
-DOWNGRADE = ".downgrade"
 
 
 class RingLike(Protocol):
@@ -245,57 +242,6 @@ def _write(
         device = registry.find_device(item)
         if device is not None and device.state == "accepted":
             stick.remove(f"enrol/{device.device}.json")
-    _put_bundles(result, ws, registry, stick)
-    _put_tokens(result, ws, stick)
+    result.bundles += put_bundles(ws, registry, stick, result.lines)
+    put_tokens(ws, stick, result.lines)
     result.removed += clean_stick(stick, done)
-
-
-def _put_bundles(result: SyncResult, ws: Workspace, registry: Registry, stick: Stick) -> None:
-    wanted = {device.bundle for device in registry.devices("accepted")}
-    wanted |= {plan.bundle for plan in registry.plans() if plan.kit_id}  # a kit is on its way
-    for name in sorted(wanted):
-        newest = registry.newest_bundle(name)
-        if newest is None:
-            continue
-        path = ws.root / newest.path
-        if not ws.disk.exists(path):
-            result.lines.append(f"{newest.path} is missing: sign {name} again")
-            continue
-        try:
-            _put_bundle(ws, stick, newest, path)
-        except StickFullError as error:
-            result.lines.append(f"{error.what}; {error.next}")
-            continue
-        result.bundles.append(f"{name} {newest.version}")
-        _remove_older(registry, stick, newest)
-
-
-def _put_bundle(ws: Workspace, stick: Stick, bundle: BundleRow, path: Path) -> None:
-    relative = bundle_path(bundle.name, bundle.version)
-    hasher, size = hashlib.sha256(), 0
-    for piece in file_chunks(ws.disk, path):
-        hasher.update(piece)
-        size += len(piece)
-    if not stick.holds(relative, hasher.digest(), size):
-        stick.put(relative, file_chunks(ws.disk, path), size)
-
-
-def _put_tokens(result: SyncResult, ws: Workspace, stick: Stick) -> None:
-    """Emergency downgrade tokens travel beside the bundles; a replay of one does nothing."""
-    for file in ws.disk.list(ws.out):
-        if file.endswith(DOWNGRADE):
-            data = ws.disk.read(ws.out / file)
-            if stick.holds(f"bundles/{file}", hashlib.sha256(data).digest(), len(data)):
-                continue
-            if not stick.put_if_room(f"bundles/{file}", data):
-                result.lines.append(f"no room on the stick for {file}")
-
-
-def _remove_older(registry: Registry, stick: Stick, newest: BundleRow) -> None:
-    """Remove older versions that were signed here; a stranger's files stay."""
-    ours = {row.version for row in registry.bundles(newest.name)}
-    for file in stick.files("bundles"):
-        parsed = parse_bundle_name(file)
-        older = parsed is not None and parsed[0] == newest.name and parsed[1] < newest.version
-        if older and parsed is not None and parsed[1] in ours:
-            stick.remove(f"bundles/{file}")

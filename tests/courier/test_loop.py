@@ -10,6 +10,7 @@ from device_runtime.courier.stick import Stick
 from device_runtime.disk import RealDisk
 from device_runtime.errors import StickBusyError
 from edgepack.errors import DeviceUnknownError
+from edgepack.store.table import read
 
 
 def packs(stick):
@@ -148,3 +149,30 @@ def test_the_base_knows_which_journal_keys_are_still_needed(lab):
     with lab.registry() as registry:
         out = registry.recipients_out()
     assert out == {lab.ring.current[1].id: ["press-1"], lab.ring.recovery[1].id: ["press-1"]}
+
+
+def test_sticks_in_any_order_give_the_same_table(lab, tmp_path):
+    device, sticks = lab.accepted(), []
+    for turn in range(4):
+        device.rows([turn * 10, turn * 10 + 1], sync=True)
+        device.label(turn * 10)
+        device.sync(lab.stick("carried"))
+        sticks.append(shutil.copytree(lab.folder / "carried", lab.folder / f"copy-{turn}"))
+    with lab.registry() as registry:
+        row = registry.device("press-1")
+    tables = []
+    for number, order in enumerate(([0, 1, 2, 3], [3, 2, 1, 0], [2, 2, 0, 3, 1, 0, 3])):
+        other = type(lab)(tmp_path / f"base-{number}")
+        with other.registry() as registry:
+            registry.put_device(row)
+        for turn in order:
+            copy = shutil.copytree(
+                sticks[turn], tmp_path / f"copy-{number}-{turn}", dirs_exist_ok=True
+            )
+            other.sync(copy, view=number != 0)
+        other.sync(other.stick("empty"), view=True)
+        rows = read(other.ws, "sim", ["_sequence", "row", "x"]).to_pylist()
+        tables.append(sorted(tuple(sorted(item.items())) for item in rows))
+        assert device.durable - lab.ids() <= other.ids()
+    assert tables[0] == tables[1] == tables[2]
+    assert len(tables[0]) == 8

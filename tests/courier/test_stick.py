@@ -217,3 +217,11 @@ def test_a_file_is_read_up_to_its_limit(stick):
     stick.put("reports/x.json", bytes(1000))
     with pytest.raises(TooLargeError):
         stick.get("reports/x.json", 999)
+
+
+def test_looking_at_an_empty_stick_writes_nothing_and_finds_nothing(tmp_path):
+    with Stick.open(tmp_path, RealDisk(), write=False) as stick:
+        assert stick.files("bundles") == []
+        assert stick.folders("logs") == []
+        assert stick.get("README.txt", 100) is None
+    assert list(tmp_path.iterdir()) == []

@@ -20,6 +20,7 @@ class Lab:
 
     def __init__(self, folder: Path, *, stick_disk: Disk | None = None) -> None:
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         self.clock = FixedClock()
         if not _RING:
             _RING.append(SimRing())  # drawing keys costs more than using them

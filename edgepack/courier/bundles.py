@@ -1,0 +1,84 @@
+"""What the base puts on a stick for its devices: their newest bundles, and downgrade tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from device_runtime.courier.stick import Stick, file_chunks
+from device_runtime.errors import EdgepackError, StickFullError
+from device_runtime.format.stick import bundle_path, parse_bundle_name
+from edgepack.registry import BundleRow, Registry
+from edgepack.workspace import Workspace
+
+DOWNGRADE = ".downgrade"
+
+
+def put_bundles(ws: Workspace, registry: Registry, stick: Stick, lines: list[str]) -> list[str]:
+    """Put the newest bundle of every name that a device of this base runs on the stick.
+
+    Returns:
+        `name version` of what lies there now. What is missing or does not fit goes to `lines`.
+    """
+    done: list[str] = []
+    wanted = {device.bundle for device in registry.devices("accepted")}
+    wanted |= {plan.bundle for plan in registry.plans() if plan.kit_id}  # a kit is on its way
+    revoked = _revoked(ws)
+    for name in sorted(wanted):
+        newest = next((b for b in registry.bundles(name) if b.digest not in revoked), None)
+        if newest is None:
+            continue
+        path = ws.root / newest.path
+        if not ws.disk.exists(path):
+            lines.append(f"{newest.path} is missing: sign {name} again")
+            continue
+        try:
+            _put_bundle(ws, stick, newest, path)
+        except StickFullError as error:
+            lines.append(f"{error.what}; {error.next}")
+            continue
+        done.append(f"{name} {newest.version}")
+        _remove_older(registry, stick, newest)
+    return done
+
+
+def _revoked(ws: Workspace) -> frozenset[str]:
+    """Return the digests that a quorum revoked: no device would install them."""
+    from device_runtime.trust.quorum import root_facts
+    from edgepack.keys.roles import newest_root
+
+    try:
+        return root_facts(newest_root(ws)).revoked_digests
+    except EdgepackError:
+        return frozenset()  # a workspace without roots has no bundles either
+
+
+def _put_bundle(ws: Workspace, stick: Stick, bundle: BundleRow, path: Path) -> None:
+    relative = bundle_path(bundle.name, bundle.version)
+    hasher, size = hashlib.sha256(), 0
+    for piece in file_chunks(ws.disk, path):
+        hasher.update(piece)
+        size += len(piece)
+    if not stick.holds(relative, hasher.digest(), size):
+        stick.put(relative, file_chunks(ws.disk, path), size)
+
+
+def put_tokens(ws: Workspace, stick: Stick, lines: list[str]) -> None:
+    """Emergency downgrade tokens travel beside the bundles; a replay of one does nothing."""
+    for file in ws.disk.list(ws.out):
+        if file.endswith(DOWNGRADE):
+            data = ws.disk.read(ws.out / file)
+            if stick.holds(f"bundles/{file}", hashlib.sha256(data).digest(), len(data)):
+                continue
+            if not stick.put_if_room(f"bundles/{file}", data):
+                lines.append(f"no room on the stick for {file}")
+
+
+def _remove_older(registry: Registry, stick: Stick, newest: BundleRow) -> None:
+    """Remove older versions that were signed here; a stranger's files stay."""
+    ours = {row.version for row in registry.bundles(newest.name)}
+    for file in stick.files("bundles"):
+        parsed = parse_bundle_name(file)
+        older = parsed is not None and parsed[0] == newest.name and parsed[1] < newest.version
+        if older and parsed is not None and parsed[1] in ours:
+            stick.remove(f"bundles/{file}")

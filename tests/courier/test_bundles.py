@@ -1,0 +1,73 @@
+"""Which bundles go onto a stick: the newest of each name that a device runs, none revoked."""
+
+from __future__ import annotations
+
+import pytest
+
+from device_runtime.disk import RealDisk
+from edgepack.courier.bundles import put_bundles, put_tokens
+from edgepack.courier.sync import Stick
+from edgepack.keys import ceremony
+from edgepack.registry import PlanRow, Registry
+from support.trustsim import NAME, Base
+
+
+@pytest.fixture
+def base(tmp_path):
+    base = Base.at(tmp_path / "ws")
+    with Registry.open(base.ws.registry) as registry:
+        registry.put_plan(PlanRow("press-1", "field", NAME, "kit", 0))
+    return base
+
+
+def put(base, folder):
+    folder.mkdir(exist_ok=True)
+    lines = []
+    with Registry.open(base.ws.registry) as registry, Stick.open(folder, RealDisk()) as stick:
+        done = put_bundles(base.ws, registry, stick, lines)
+        put_tokens(base.ws, stick, lines)
+    files = folder / "EDGEPACK/bundles"
+    return done, lines, sorted(p.name for p in files.iterdir()) if files.exists() else []
+
+
+def test_the_newest_bundle_replaces_older_ones_of_ours(base, tmp_path):
+    assert put(base, tmp_path / "usb") == ([], [], [])
+    base.publish(model=b"one")
+    assert put(base, tmp_path / "usb")[2] == [f"{NAME}-1.edgepack"]
+    (tmp_path / "usb/EDGEPACK/bundles/other-7.edgepack").write_bytes(b"a stranger's")
+    base.publish(model=b"two")
+    done, _, files = put(base, tmp_path / "usb")
+    assert done == [f"{NAME} 2"]
+    assert files == ["other-7.edgepack", f"{NAME}-2.edgepack"]
+
+
+def test_a_damaged_copy_on_the_stick_is_written_again(base, tmp_path):
+    path = base.publish(model=b"one")
+    put(base, tmp_path / "usb")
+    copy = tmp_path / "usb/EDGEPACK/bundles" / path.name
+    data = bytearray(copy.read_bytes())
+    data[len(data) // 2] ^= 1
+    copy.write_bytes(data)
+    put(base, tmp_path / "usb")
+    assert copy.read_bytes() == path.read_bytes()
+
+
+def test_a_revoked_bundle_is_not_handed_out(base, tmp_path):
+    base.publish(model=b"one")
+    base.publish(model=b"two")
+    ceremony.revoke(base.ws, base.ring, f"{NAME}-2", clock=base.clock)
+    assert put(base, tmp_path / "usb")[0] == [f"{NAME} 1"]
+
+
+def test_a_missing_file_is_a_line_and_not_a_failure(base, tmp_path):
+    base.publish(model=b"one").unlink()
+    done, lines, files = put(base, tmp_path / "usb")
+    assert (done, files) == ([], [])
+    assert "is missing" in lines[0]
+
+
+def test_downgrade_tokens_travel_beside_the_bundles(base, tmp_path):
+    base.publish(model=b"one")
+    base.publish(model=b"two")
+    token = ceremony.downgrade(base.ws, base.ring, NAME, 1, clock=base.clock).path
+    assert token.name in put(base, tmp_path / "usb")[2]
