@@ -6,7 +6,6 @@ prediction with plain numpy, onnxruntime and pandas. Each pair is interleaved; m
 
 from __future__ import annotations
 
-import os
 import shutil
 import statistics
 import subprocess
@@ -34,16 +33,14 @@ def run(record) -> None:
 
 def measured(command: list[str], env: dict[str, str]) -> tuple[float, int]:
     """Run a process; returns (wall seconds, peak RSS in bytes)."""
-    begin = time.perf_counter()
-    with open(os.devnull, "wb") as null:
-        child = subprocess.Popen(command, env=env, stdout=null, stderr=subprocess.PIPE)
-        said = child.stderr.read()
-        _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - begin
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise RuntimeError(f"{command}: {said.decode()}")
-    return seconds, usage.ru_maxrss * 1024
+    measure = [sys.executable, "-I", "-S", str(Path(_homes.__file__).parent / "_measure.py")]
+    done = subprocess.run(
+        [*measure, *command], env=env, capture_output=True, text=True, check=False
+    )
+    seconds, peak, code = done.stdout.split()
+    if code != "0":
+        raise RuntimeError(f"{command}: {done.stderr}")
+    return float(seconds), int(peak)
 
 
 def pairs(ours: list[str], home: Path, plain: list[str], rounds: int) -> list[tuple]:

@@ -30,6 +30,8 @@ from device_runtime.model.rows import (
 )
 
 SEPARATORS = ",;\t"
+BROKEN = "has broken quotes or line ends"
+csv.field_size_limit(MAX_RECORD)  # else 128 KiB: too long is what we call too long
 _CLOSE = re.compile(rb'(?:[^"]|"")*+"')
 
 
@@ -163,11 +165,26 @@ class CsvSource:
                 end += 1
             if inside and size <= MAX_RECORD and not final:
                 return records, b"\n".join([*lines[place:], last])
-            if inside:
-                end = place + 1  # never closed: this line is broken, the next one may be good
-            records.append(b"\n".join(lines[place:end]))
+            record = b"\n".join(lines[place:end])
+            if inside or (end - place > 1 and self._is_broken(record)):
+                # Never closed, or closed by the quote of another row: this line alone is broken.
+                end = place + 1
+                record = lines[place]
+            records.append(record)
             place = end
         return records, last
+
+    def _is_broken(self, record: bytes) -> bool:
+        try:
+            self._fields(record.decode("utf-8", "replace"))
+        except csv.Error:
+            return True
+        return False
+
+    def _fields(self, text: str) -> list[str]:
+        if '"' not in text and "\r" not in text:
+            return text.split(self.separator)
+        return next(csv.reader([text], delimiter=self.separator, strict=True))
 
     def _leaves_open(self, line: bytes, *, inside: bool) -> bool:
         """Whether a line ends inside a quoted field."""
@@ -218,13 +235,10 @@ class CsvSource:
             text = record.decode()
         except UnicodeDecodeError:
             return [], "is not UTF-8"
-        if '"' not in text and "\r" not in text:
-            row = text.split(self.separator)
-        else:
-            try:
-                row = next(csv.reader([text], delimiter=self.separator, strict=True))
-            except csv.Error:
-                return [], "has broken quotes or line ends"
+        try:
+            row = self._fields(text)
+        except csv.Error:
+            return [], BROKEN
         if len(row) != len(self.names):
             return [], f"has {len(row)} fields where {len(self.names)} were wanted"
         return row, ""

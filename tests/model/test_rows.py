@@ -96,6 +96,13 @@ def test_a_quote_that_is_never_closed_costs_one_row():
     ] * 2
 
 
+def test_two_broken_quotes_do_not_swallow_the_rows_between_them():
+    body = b"".join(b"r%d,%d\n" % (i, i) for i in range(40))
+    found, faults = table(read(b"id,v\n" + (b'"open,1\n' + body) * 3))
+    assert faults == dict.fromkeys((0, 41, 82), "has broken quotes or line ends")
+    assert len(found) == 123
+
+
 def test_a_quote_inside_a_plain_field_is_only_a_quote():
     found, faults = table(read(b'id,v\n5" pipe,1\n6" pipe,2\n'))
     assert (found, faults) == ([('5" pipe', "1"), ('6" pipe', "2")], {})
