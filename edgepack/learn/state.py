@@ -287,11 +287,24 @@ def import_labels(
         DataError: It cannot be read, or holds no label.
     """
     recipe = load_recipe(ws.recipe_folder(name))
-    kept = keep(ws, name, path, key=recipe.key, targets=recipe.target, observed=clock.wall_ns())
+    hidden = recipe.key is not None and recipe.journal.get(recipe.key) in ("hash", "drop")
+    kept = keep(
+        ws,
+        name,
+        path,
+        key=None if hidden else recipe.key,
+        targets=recipe.target,
+        observed=clock.wall_ns(),
+    )
     refs = references(ws, registry, name)
     view = View(ws, registry, name)
     labels = collect(view, refs[0].schema if refs else None)
     notes = []
+    if hidden and kept.by == "key":
+        notes.append(
+            f"{recipe.key} is not journaled as it is: only record ids, or the devices themselves, "
+            "can label these rows"
+        )
     if kept.again:
         notes.append("the same labels were imported before: nothing changed")
     if kept.empty:

@@ -192,7 +192,14 @@ class World:
     """A workspace with one recipe."""
 
     def __init__(
-        self, folder: Path, *, task: str = "binary", more: str = "", frame: Any = None
+        self,
+        folder: Path,
+        *,
+        task: str = "binary",
+        more: str = "",
+        frame: Any = None,
+        toml: str = TOML,
+        code: str = CODE,
     ) -> None:
         self.folder = folder
         self.clock = FixedClock()
@@ -200,8 +207,8 @@ class World:
         self.ring = ceremony.found(self.ws, "secret", self.clock)
         recipe = self.ws.recipes / "pump"
         recipe.mkdir()
-        (recipe / "bundle.toml").write_text(textwrap.dedent(TOML.format(task=task, more=more)))
-        (recipe / "recipe.py").write_text(CODE)
+        (recipe / "bundle.toml").write_text(textwrap.dedent(toml.format(task=task, more=more)))
+        (recipe / "recipe.py").write_text(code)
         rows = nature(30, 3000, 1) if frame is None else frame
         rows.to_parquet(recipe / "pump.parquet")
         self.registry = Registry.open(self.ws.registry)
