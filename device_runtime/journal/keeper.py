@@ -93,7 +93,7 @@ class Keeper:
             keys=(),
         )
         active = Active.create(self._shelf, header, self._identity, self._recipients)
-        if self._encoder.plain:
+        if self._encoder.plain and self._policy.durability != "each":
             active.one = one_row(active, self._encoder)
         self._active[lane] = active
         self._durable.setdefault(lane, active.header.first)

@@ -128,16 +128,16 @@ class Journal(Keeper):
         clock = self._clock
         monotonic, wall = clock.monotonic_ns(), clock.wall_ns()
         active = self._active.get(lane)
-        if active is not None and active.one is not None and not self._each:
+        if active is not None and active.one is not None:
             try:
-                if active.one(rows, monotonic, wall):
-                    if monotonic - self._last_sync >= self._group_ns:
-                        self._sync_due(monotonic)
-                    first = active.header.first + active.offset - 1
-                    done: Appended = _NEW(Appended, (first, active.prefix, True))
-                    return done
+                sequence = active.one(rows, monotonic, wall)
             except OSError:
-                pass  # the long way meets it again, and deals with it
+                sequence = -1  # the long way meets it again, and deals with it
+            if sequence >= 0:
+                if monotonic - self._last_sync >= self._group_ns:
+                    self._sync_due(monotonic)
+                done: Appended = _NEW(Appended, (sequence, active.prefix, True))
+                return done
         return self._append_rows(rows, lane, monotonic, wall)
 
     def _append_rows(self, rows: Rows, lane: Lane, monotonic: int, wall: int) -> Appended:

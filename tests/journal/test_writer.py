@@ -28,7 +28,7 @@ from device_runtime.format.frames import FRAME, frames, scan
 from device_runtime.format.header import open_header, read_header
 from device_runtime.format.segment import Epoch, Lane, RecordId
 from device_runtime.journal.hot import one_row
-from device_runtime.journal.reader import RowBlock, open_segment
+from device_runtime.journal.reader import FrameOpener, RowBlock, open_segment
 from device_runtime.journal.writer import Journal
 from edgepack.sim.disk import SimDisk
 from support import journalworld as jw
@@ -523,3 +523,47 @@ def test_it_works_on_a_real_disk(tmp_path):
     assert sorted(world.everything().values()) == [("row", i) for i in range(11)]
     assert isinstance(world.journal, Journal)
     assert Batch(0, {}).n == 0
+
+
+@given(st.integers(0, 400), st.booleans(), st.booleans())
+@settings(max_examples=40)
+def test_the_short_way_of_one_row_writes_what_the_long_way_writes(start, scored, raw):
+    schema = replace(
+        jw.SCHEMA,
+        columns=tuple(c for c in jw.SCHEMA.columns if c.name not in ("secret", "gone")),
+    )
+    rows = jw.rows(start)
+    if not scored:
+        rows = rows._replace(unlike=None)
+    if raw:
+        rows.batch.columns["_raw"] = Text.of(["x"])
+    contents = []
+    for short in (True, False):
+        world = World()
+        journal = world.open()
+        journal.use("flights", schema, 4, "ee" * 32)
+        for _ in range(3):
+            done = journal.append_rows(rows, BULK)
+            if not short:
+                journal._active[BULK].one = None
+        assert done.first_sequence == 2
+        active = journal._active[BULK]
+        data = memoryview(world.disk.read(jw.FOLDER / active.name.text()))
+        opener = FrameOpener(data, active.hash, active.aead)
+        found = scan(data, open_header(data).end + 64).frames
+        contents.append([(frame[1:], opener.content(frame)) for frame in found])
+        assert (active.size, active.offset) == (len(data), 3)
+    assert contents[0] == contents[1]
+
+
+def test_a_failed_short_way_loses_nothing_and_reuses_no_nonce():
+    schema = replace(jw.SCHEMA, columns=jw.SCHEMA.columns[:4])
+    world = World()
+    journal = world.open()
+    journal.use("flights", schema, 4, "ee" * 32)
+    for start in range(12):
+        if start % 3 == 2:
+            world.disk.fail_at(1, (errno.ENOSPC, errno.EIO)[start % 2], kinds=["write"])
+        assert journal.append_rows(jw.rows(start), BULK).kept
+    journal.close()
+    assert sorted(world.everything().values()) == [("row", i) for i in range(12)]

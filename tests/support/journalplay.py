@@ -7,9 +7,10 @@ id; nothing that the base does not hold is unlinked without a HOLE.
 
 from __future__ import annotations
 
+import copy
 import errno
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from device_runtime.errors import FormatError, JournalError
 from device_runtime.format.segment import Lane
@@ -204,6 +205,21 @@ class Play:
 
     def prune(self):
         self.world.journal.prune(self.books.acked)
+
+    def fork(self, seed):
+        """Cut the power of a copy of this machine, now, and check the books there."""
+        self.note()
+        disk = copy.deepcopy(self.world.disk)
+        disk.rng = random.Random(seed)
+        disk.power_cut()
+        here, live = self.world, self.live
+        self.world = replace(here, disk=disk, clock=replace(here.clock), journal=None)
+        self.live = set()
+        try:
+            self.world.open()
+            self.check()
+        finally:
+            self.world, self.live = here, live
 
     # --- the books ---------------------------------------------------------------------------
 

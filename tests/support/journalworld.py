@@ -142,7 +142,7 @@ class World:
     journal: Journal | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.disk, SimDisk):
+        if isinstance(self.disk, SimDisk) and not self.disk.exists(self.folder.parent):
             self.disk.mkdir(self.folder.parent)
             self.disk.flush()
 
