@@ -9,14 +9,23 @@ import math
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from device_runtime.format.batch import MISSING_CODE, Answers, Batch, Text
 from device_runtime.format.schema import MISSING_TIME, Column, Schema
 from device_runtime.format.sketch import RATES, Histogram, Profile, Sketch
 
 SMALL = 32
+
+
+class _Plan(NamedTuple):
+    """How one column is counted."""
+
+    name: str
+    edges: tuple[float, ...]
+    column: Column
+    lookup: Callable[[str], int]
 
 
 class Binner:
@@ -31,8 +40,8 @@ class Binner:
         self.profile = profile
         self._schema = schema
         names = {column.name for column in schema.columns}
-        self._columns = [
-            (item, schema.column(item.name), _lookup(item, schema.column(item.name)))
+        self._plans = [
+            _Plan(item.name, item.edges, schema.column(item.name), _lookup(item, schema))
             for item in profile.columns
             if item.name in names
         ]
@@ -47,21 +56,26 @@ class Binner:
             flags: uint16 per row (buffer with `tolist`), as journaled.
         """
         small = batch.n <= SMALL
-        for histogram, column, lookup in self._columns:
-            data = batch.columns.get(column.name)
+        given = batch.columns
+        for name, edges, column, lookup in self._plans:
+            data = given.get(name)
             if data is None:
                 continue
-            counts = sketch.counts[histogram.name]
-            if isinstance(data, Text):
+            counts = sketch.counts[name]
+            if column.dtype == "string":
                 _count_text(counts, data, lookup)
-            elif small:
-                _count_small(counts, histogram.edges, _row_values(data, column, batch.n))
+            elif not small:
+                _count_many(counts, edges, column, data, batch.n)
+            elif column.shape or column.dtype == "timestamp":
+                _count_small(counts, edges, _row_values(data, column, batch.n))
             else:
-                _count_many(counts, histogram.edges, column, data, batch.n)
+                _count_small(counts, edges, data)
         if answers is not None:
             self._add_answers(sketch, answers)
-        for name, bit in RATES:
-            sketch.flags[name] += sum(1 for value in flags.tolist() if value & bit)
+        for bits, rows in Counter(flags.tolist()).items():
+            for name, bit in RATES:
+                if bits & bit:
+                    sketch.flags[name] += rows
         sketch.n += batch.n
 
     def _add_answers(self, sketch: Sketch, answers: Answers) -> None:
@@ -115,7 +129,8 @@ def first(answers: Answers) -> Any:
 # --- counting ---
 
 
-def _lookup(item: Histogram, column: Column) -> Callable[[str], int]:
+def _lookup(item: Histogram, schema: Schema) -> Callable[[str], int]:
+    column = schema.column(item.name)
     slot = {value: index for index, value in enumerate(item.values)}
     known = frozenset(column.categories or ())
     other, unseen = len(slot), len(slot) + 2
@@ -144,7 +159,7 @@ def _count_values(counts: list[int], edges: tuple[float, ...], values: Any) -> N
         _count_numpy(counts, edges, np.asarray(values, dtype=np.float64))
 
 
-def _count_small(counts: list[int], edges: tuple[float, ...], values: Sequence[float]) -> None:
+def _count_small(counts: list[int], edges: tuple[float, ...], values: Iterable[float]) -> None:
     for value in values:
         counts[bisect_right(edges, value) if value == value else -2] += 1  # noqa: PLR0124 (NaN)
 
@@ -169,8 +184,6 @@ def _row_values(data: Any, column: Column, n: int) -> list[float]:
     values: list[float] = flat(data)
     if column.dtype == "timestamp":
         return [math.nan if value == MISSING_TIME else float(value) for value in values]
-    if column.count == 1:
-        return [float(value) for value in values]
     size = column.count
     return [math.fsum(values[row * size : row * size + size]) / size for row in range(n)]
 

@@ -277,15 +277,22 @@ def _codes_small(item: Feature, schema: Schema, batch: Batch) -> tuple[list[int]
             extra.append(UNSEEN_VALUE if code == UNSEEN_TEXT else 0)
         return codes, extra
     column = schema.column(item.column)
-    for value in flat(data)[item.index :: column.count]:
-        if value != value or (column.dtype == "timestamp" and value == MISSING_TIME):  # noqa: PLR0124
+    low, scale = item.low, item.scale
+    values = data if column.count == 1 else flat(data)[item.index :: column.count]
+    clock = column.dtype == "timestamp"
+    for value in values:
+        place = (value - low) * scale
+        if 0.0 <= place <= TOP and not (clock and value == MISSING_TIME):
+            codes.append(int(place + 0.5))
+            extra.append(0)
+        elif place != place or (clock and value == MISSING_TIME):  # noqa: PLR0124 (NaN)
             codes.append(MISSING)
             extra.append(0)
-            continue
-        place = min(max((float(value) - item.low) * item.scale, -TOP), 2.0 * TOP)
-        inside = min(max(place, 0.0), float(TOP))
-        codes.append(math.floor(inside + 0.5))
-        extra.append(int(abs(place - inside)) ** 2)
+        else:
+            place = min(max(place, -TOP), 2.0 * TOP)
+            inside = min(max(place, 0.0), float(TOP))
+            codes.append(int(inside + 0.5))
+            extra.append(int(abs(place - inside)) ** 2)
     return codes, extra
 
 
