@@ -115,8 +115,6 @@ def settle(generation: Generation, odometer_s: int) -> Generation:
     active = generation.slot(generation.active)
     if best is None or active is None or best.digest == active.digest:
         return generation
-    if best.state == "suspended":
-        return generation
     new = note(
         generation, "slot.passed_over", version=active.version, to=best.version, reason="revoked"
     )

@@ -17,6 +17,7 @@ from device_runtime.errors import (
     ThresholdError,
 )
 from device_runtime.policy import Policy
+from device_runtime.slots import install as installer
 from device_runtime.slots import slot
 from device_runtime.slots.slot import load_model
 from support.slotworld import Bundle, Device, root_version
@@ -469,3 +470,139 @@ def test_a_full_disk_still_falls_back_from_a_damaged_slot(device, first):
     device.disk._find(device.home.slot_dir(second.digest) / "model.onnx").seen[:] = b"rotten"
     device.disk.full = True
     assert device.start().slot.version == 1
+
+
+def test_a_fallback_begins_anew(device, first):
+    device.install(Bundle(2, kind="crash"))
+    device.clock.advance(500)
+    crash_out(device)
+    begin = device.home.odometer_s()
+    device.start()
+    now = device.generation
+    assert (now.attempts, now.crashes, now.power_attempts, now.degraded) == (0, 0, 0, False)
+    assert now.activated_s == begin
+    device.clock.advance(100)
+    device.install(Bundle(3))
+    assert device.generation.activated_s == begin + 100
+
+
+def test_each_trial_has_its_own_ten_minutes_and_thousand_rows(device, first):
+    device.install(Bundle(2))
+    device.start()
+    device.clock.advance(590)
+    device.ripen(900)
+    third = Bundle(3)
+    device.install(third)
+    device.start()
+    device.clock.advance(20)
+    device.ripen(200)
+    assert device.record(third).state == "trial"
+
+
+def test_ten_minutes_are_counted_over_processes(device, first):
+    second = Bundle(2)
+    device.install(second)
+    device.start()
+    device.clock.advance(400)
+    device.start()
+    device.ripen(1)
+    assert device.record(second).state == "trial"
+    device.clock.advance(201)
+    device.start()
+    device.ripen(1)
+    assert device.record(second).state == "good"
+
+
+def test_a_slot_that_stays_for_want_of_another_counts_from_nought_again(device):
+    only = Bundle(1, kind="crash")
+    device.install(only)
+    crash_out(device, 5)
+    now = device.generation
+    assert now.degraded
+    assert (now.attempts, now.crashes) == (1, 1)  # three, forgiven, one; the fifth is not told yet
+    only.kind = "sound"
+    device.start()
+    device.ripen()
+    now = device.generation
+    assert (now.attempts, now.crashes, now.power_attempts, now.degraded) == (0, 0, 0, False)
+
+
+def test_good_work_clears_the_counters_of_a_good_slot(device, first):
+    second = device.good(Bundle(2))
+    for _ in range(3):
+        second.kind = "crash"
+        crash_out(device, 2)
+        second.kind = "sound"
+        assert device.start().slot.version == 2
+        device.ripen()
+        assert (device.generation.attempts, device.generation.crashes) == (0, 0)
+
+
+def test_power_cuts_are_forgiven_by_good_work(device, first):
+    second = device.good(Bundle(2))
+    for _ in range(3):
+        device.install(Bundle(2))
+        for _ in range(4):
+            device.begin_and_die("power")
+            device.disk.revive()
+        device.start()
+        device.ripen()
+    assert device.record(second).state == "good"
+    assert device.generation.power_attempts == 0
+
+
+def test_the_running_old_bundle_cannot_ripen_the_new_one(device, first):
+    second, third = device.good(Bundle(2)), Bundle(3)
+    old = device.start()
+    device.put(third)
+    installer.install(device.home, third.file, steps=device.steps)
+    old.first_result()
+    old.ripen(5000)
+    old.close()
+    assert device.record(third).state == "trial"
+    assert device.generation.trial_rows == 0
+    assert device.record(second).state == "good"
+
+
+def test_a_bundle_on_trial_that_is_replaced_while_it_runs_ripens_nothing(device, first):
+    second, third = Bundle(2), Bundle(3)
+    device.install(second)
+    old = device.start()
+    device.put(third)
+    installer.install(device.home, third.file, steps=device.steps)
+    old.ripen(5000)
+    old.close()
+    assert device.record(third).state == "trial"
+    assert device.record(second) is None
+
+
+def test_what_comes_after_the_end_does_nothing(device, first):
+    device.install(Bundle(2))
+    started = device.start()
+    started.close()
+    before = device.generation
+    started.asked()
+    started.opened()
+    started.first_result()
+    started.close()
+    assert device.generation == before
+
+
+def test_before_the_first_good_slot_the_inactive_or_the_revoked_one_is_replaced(device):
+    device.install(Bundle(1))
+    device.install(Bundle(2))
+    device.install(Bundle(3))
+    assert {s.version for s in device.generation.slots} == {2, 3}
+    bad = Bundle(4, root=2, kind="badtest", revokes=frozenset({Bundle(3).digest}))
+    with pytest.raises(SelfTestError):
+        device.install(bad)
+    assert device.generation.active == Bundle(2).digest  # 3 is passed over at once
+    device.install(Bundle(5, root=2))
+    assert {s.version for s in device.generation.slots} == {2, 5}
+
+
+def test_revocations_reach_a_device_that_has_no_bundle_yet(device):
+    bad = Bundle(2, root=2, kind="badtest", revokes=frozenset({Bundle(1).digest}))
+    with pytest.raises(SelfTestError):
+        device.install(bad)
+    assert Bundle(1).digest in device.generation.revoked_digests
