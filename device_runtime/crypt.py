@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256, SHA512, Hash
@@ -150,6 +150,8 @@ def verify_mldsa65(public: bytes, signature: bytes, message: bytes) -> bool:
         read(public).verify(signature, message)
     except (InvalidSignature, ValueError):
         return False
+    except UnsupportedAlgorithm as error:
+        raise ImportError(str(error)) from None
     return True
 
 

@@ -135,7 +135,9 @@ def test_another_genuine_bundle_in_the_slot_is_refused(base: Base, slot: Slot) -
 
 def test_missing_ml_dsa_support_fails_closed(slot: Slot, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a device whose cryptography is too old: the import fails, nothing is skipped."""
-    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric.mldsa", None)
+    module = "cryptography.hazmat.primitives.asymmetric.mldsa"
+    monkeypatch.delattr(module)
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ThresholdError, match="no ML-DSA"):
         slot.load()
 
