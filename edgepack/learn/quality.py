@@ -15,6 +15,7 @@ from device_runtime.format.schema import Schema
 from edgepack.learn.bootstrap import Array, interval, main_of, statistic
 from edgepack.learn.counting import numbers
 from edgepack.learn.survey import Answered, Survey, answered, month_codes
+from edgepack.store.labels import plain
 from edgepack.train.metrics import measure
 
 FEW = 30  # labelled rows below which no interval is drawn
@@ -310,7 +311,7 @@ def _spots(
         noise = np.sqrt(max(spread, 0) / inside + max(spread_rest, 0) / outside) or 1e-12
         if (here - rest) / noise > SPOT_Z and here > 1.1 * rest:
             weight = float((here - rest) * np.sqrt(inside))
-            yield weight, Spot(column, str(words[code]), inside, float(here), float(rest))
+            yield weight, Spot(column, plain(words[code], 60), inside, float(here), float(rest))
 
 
 # --- what the figures do not show ------------------------------------------------------------
@@ -339,7 +340,8 @@ def _warnings(found: Survey, version: Array) -> Iterable[str]:
     if early > 0 and found.labelled.num_rows:
         yield f"{early:,} labels are dated before their rows: no delay is counted for them"
     if labels.new_classes:
-        names = ", ".join(f"{name} ({n:,})" for name, n in list(labels.new_classes.items())[:5])
+        some = list(labels.new_classes.items())[:5]
+        names = ", ".join(f"{plain(name, 60)} ({n:,})" for name, n in some)
         yield f"labels name classes that the model lacks: {names}"
     yield from _not_at_random(found)
     if len(np.unique(version)) and found.schema.task == "binary":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from edgepack.learn.survey import Survey
 
 TOP_COLUMNS = 6  # lines that one plot can still tell apart
 MOST_BARS = 14
+MOST_MONTHS = 36  # those with the most rows: a lying clock may name any number of others
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ def _both(draw: Callable[[int], str]) -> tuple[str, str]:
 
 def fleet_timeline(found: Survey, names: dict[str, str]) -> Figure:
     """Rows that came home, by device and month."""
-    months = sorted({month for _, month in found.grid})
+    rows = Counter({month: n for month, (n, _) in found.months.items()})
+    months = sorted(month for month, _ in rows.most_common(MOST_MONTHS))
     devices = sorted({device for device, _ in found.grid}, key=lambda d: names.get(d, d))
     values = [[found.grid.get((d, m)) for m in months] for d in devices]
     words = [names.get(d, d[:8]) for d in devices]
@@ -135,7 +138,10 @@ def temperature(fleet: Fleet, fresh: int, cold: int) -> Figure | None:
 
 def over_time(found: Quality, limit: float | None = None) -> Figure | None:
     """The main figure by month, a line for each bundle version."""
-    months = sorted({month for _, month in found.months})
+    rows_of = Counter[str]()
+    for (_, month), one in found.months.items():
+        rows_of[month] += one.n
+    months = sorted(month for month, _ in rows_of.most_common(MOST_MONTHS))
     versions = sorted({version for version, _ in found.months})
     lines, rows = [], []
     for place, version in enumerate(versions[-svg.SERIES :]):
@@ -260,6 +266,8 @@ def drift_by_column(found: Drift) -> Figure:
 
 def drift_over_time(months: Sequence[tuple[str, Drift]]) -> Figure | None:
     """PSI by month of the inputs that moved most."""
+    kept = sorted(months, key=lambda item: -item[1].n)[:MOST_MONTHS]
+    months = sorted(kept, key=lambda item: item[0])
     if len(months) < 2:
         return None
     most: dict[str, float] = {}

@@ -267,7 +267,8 @@ def _conflicts(
         places = np.flatnonzero(codes == code)
         values = truth.take(pa.array(places)).to_pylist()
         text = ref[int(order[places[-1]])].as_py()
-        result.append(Conflict(text, tuple(dict.fromkeys(values)), values[-1]))
+        seen = tuple(dict.fromkeys(map(plain, values)))
+        result.append(Conflict(plain(text), seen, plain(values[-1])))
     return tuple(result)
 
 
@@ -278,8 +279,14 @@ def _wrong(
     for place in np.flatnonzero(~allowed)[:limit]:
         ref, value = (given.column(n)[int(place)].as_py() for n in ("ref", "value"))
         why = "names no record of its own device" if good[place] else reading.why
-        result.append((str(ref), str(value), why))
+        result.append((plain(ref), plain(value), why))
     return tuple(result)
+
+
+def plain(text: object, most: int = 120) -> str:
+    """Return what a stranger wrote so that it can be shown: printable, and not too long."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text)[:most])
+    return shown + ("…" if len(str(text)) > most else "")
 
 
 def _place_codes(rows: pa.RecordBatch | pa.Table) -> tuple[np.ndarray[Any, Any], list[str]]:

@@ -241,3 +241,10 @@ def test_labels_by_key_reach_the_rows_of_every_device(returned: World) -> None:
         int(k): str(bool(v)).lower() for k, v in zip(frame["serial"], frame["worn"], strict=True)
     }
     assert {k: said[k] for k in wanted} == wanted
+
+
+def test_what_a_stranger_wrote_cannot_reach_the_terminal(schema: Schema) -> None:
+    table = given_table((A, "\x1b[2J" + "x" * 500, "record", "\x1b]0;owned\x07"))
+    ((text, value, _),) = resolve(table, schema).wrong
+    assert "\x1b" not in text + value
+    assert len(text) < 130

@@ -8,6 +8,7 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgepack import svg
@@ -76,6 +77,19 @@ def test_every_plot_has_a_name_and_its_numbers(page: Path) -> None:
     plots = len(re.findall(r"<svg ", text))
     assert plots == len(re.findall(r'role="img" aria-label="[^"]+"', text)) > 10
     assert text.count("<figure>") == text.count("<summary>The numbers</summary>")
+
+
+def test_a_device_that_lies_about_time_does_not_flood_the_page(returned: World) -> None:
+    liar = returned.device("press-9")
+    frame = nature(5, 400, 9, first=70)
+    years = np.arange(400).astype("datetime64[Y]").astype("datetime64[us]")
+    liar.predict(frame.assign(taken=years))
+    liar.open().append_event("clock", {"jump": -(2**62)})
+    liar.come_home()
+    returned.catch_up()
+    out = returned.folder / "report.html"
+    write_report(returned.ws, returned.registry, returned.clock, out)
+    assert out.stat().st_size < 1_000_000
 
 
 def test_a_report_of_nothing_is_still_a_report(tmp_path) -> None:
