@@ -11,7 +11,6 @@ from edgepack.errors import EvidenceError
 from edgepack.fitted import CLASSED
 from edgepack.learn.bootstrap import Array
 
-SPAN = 30 * 86_400  # seconds, where the recipe names no window
 RARE = 10  # fewest rows of a class in the window (binary)
 
 
