@@ -15,7 +15,7 @@ from pathlib import Path
 from device_runtime.clock import Clock
 from device_runtime.courier.leave import pack_files, read_pack
 from device_runtime.courier.stick import Stick, file_chunks
-from device_runtime.disk import write_all, write_durable
+from device_runtime.disk import write_durable
 from device_runtime.errors import (
     EdgepackError,
     FormatError,
@@ -28,12 +28,11 @@ from device_runtime.format.stick import PackedSegment, PackIndex
 from device_runtime.format.strict import is_id
 from edgepack.courier.forks import find_forks
 from edgepack.courier.parse import Parsed, digests, parse
+from edgepack.courier.quarantine import Quarantine
 from edgepack.courier.spans import count, intersect, subtract
 from edgepack.registry import DeviceRow, HeldRow, HoleRow, Registry, SegmentRow, Span
 from edgepack.store.archive import Archive
 from edgepack.workspace import Workspace
-
-MAX_QUARANTINE_BYTES = 512 << 20
 
 
 @dataclass(slots=True)
@@ -94,6 +93,7 @@ class Importer:
         self._secrets = secrets
         self._clock = clock
         self._dry_run = dry_run
+        self._quarantined = Quarantine(ws, registry, clock)
 
     # --- held --------------------------------------------------------------------------------
 
@@ -299,8 +299,12 @@ class Importer:
             known = self.registry.segment(digest)
             if not common or known is None:
                 continue
-            before = digests(self.archive.read(known), self._secrets, device.public, common)
-            now = digests(data, self._secrets, device.public, common)
+            try:
+                before = digests(self.archive.read(known), self._secrets, device.public, common)
+                now = digests(data, self._secrets, device.public, common)
+            except EdgepackError as error:  # its key was destroyed since, or its file is missing
+                self.tally.lines.append(f"not compared with what came before: {error.what}")
+                continue
             differing = [s for s in sorted(now) if before.get(s, now[s]) != now[s]]
             for sequence in differing:
                 at = self._clock.wall_ns()
@@ -346,23 +350,8 @@ class Importer:
         self.tally.lines.append(line)
         if self._dry_run:
             return
-        disk, folder = self.ws.disk, self.ws.quarantine
-        disk.mkdir(folder)
-        now = self._clock.wall_ns()
-        target = folder / f"{now}-{self.tally.quarantined:04d}-{name[-120:]}"
-        room = MAX_QUARANTINE_BYTES - sum(disk.size(folder / n) for n in disk.list(folder))
-        handle = disk.create(target)
-        try:
-            for chunk in chunks:
-                room -= len(chunk)
-                if room < 0:
-                    break
-                write_all(handle, chunk)
-            handle.sync()
-        finally:
-            handle.close()
-        disk.fsync_dir(folder)
-        self.registry.alarm("quarantine", "", target.name, line, now)
+        name = f"{self.tally.quarantined:04d}-{name[-120:]}"
+        self._quarantined.add(name, chunks, line)
 
 
 def _hole_row(header: Header, sequence: int, hole: Hole) -> HoleRow:

@@ -17,6 +17,7 @@ from device_runtime.format.stick import (
     pack_path,
     pack_prefix,
 )
+from edgepack.courier import quarantine
 
 
 @pytest.fixture
@@ -200,9 +201,7 @@ def test_huge_claims_cost_nothing(lab, carried):
 
 
 def test_quarantine_is_bounded(lab, carried, monkeypatch):
-    from edgepack.courier import importer
-
-    monkeypatch.setattr(importer, "MAX_QUARANTINE_BYTES", 10_000)
+    monkeypatch.setattr(quarantine, "MAX_BYTES", 10_000)
     _, stick = carried
     for path in packs(stick):
         with path.open("r+b") as file:
@@ -253,3 +252,14 @@ def test_a_report_of_somebody_else_changes_nothing(lab):
     path.write_bytes(path.read_bytes().replace(b'"trusted_version":0', b'"trusted_version":9'))
     result = lab.sync(stick)
     assert any("signature does not hold" in line for line in result.lines)
+
+
+def test_a_stick_full_of_rubbish_takes_time_that_grows_with_it_only(lab):
+    device, stick = lab.accepted(), lab.stick()
+    folder = stick / "EDGEPACK/logs" / device.home.card.device_id / ("0" * 16)
+    folder.mkdir(parents=True)
+    for number in range(150):
+        (folder / f"bulk-{number:08d}-{number:08d}-00000000.segs").write_bytes(b"rubbish")
+    result = lab.sync(stick)
+    assert result.tally.quarantined == 150
+    assert not list(folder.iterdir())
