@@ -238,6 +238,16 @@ def utf8(value: str) -> bytes:
         return value.encode(errors="replace")
 
 
+def value_bytes(dtype: str, text: str) -> bytes:
+    """Return the bytes that a hashed column hashes for a value that a person typed."""
+    code = DTYPES[dtype][0]
+    try:
+        number: Any = float(text) if code in ("f", "d") else int(text)
+        return struct.pack(f"<{code}", number) if code else utf8(text)
+    except (ValueError, OverflowError, struct.error):
+        return utf8(text)  # no such number: it will match no row
+
+
 def code_bytes(count: int) -> int:
     """Return the bytes per code for so many strings, all bits set being kept for missing."""
     return 1 if count < 0xFF else 2 if count < 0xFFFF else 4

@@ -12,7 +12,7 @@ from device_runtime.crypt import Identity, sha256
 from device_runtime.disk import Disk
 from device_runtime.errors import EdgepackError, JournalError, JournalFullError
 from device_runtime.format.frames import EVENT, LABEL, MARK, ROWS, SKETCH
-from device_runtime.format.rowframe import RowEncoder, halves, layout_of, utf8
+from device_runtime.format.rowframe import RowEncoder, halves, layout_of, value_bytes
 from device_runtime.format.schema import Schema
 from device_runtime.format.segment import Epoch, Lane, Name, Parent, RecordId, Rows
 from device_runtime.journal import content as content_of
@@ -183,7 +183,7 @@ class Journal(Keeper):
         """Append a PRIORITY label. `by`: `record` or `key` (hashed here if the schema says so)."""
         key = self._schema.key if self._schema is not None else None
         if by == "key" and key is not None and key.journal == "hash":
-            ref = self._encoder.hash_text(utf8(ref))
+            ref = self._encoder.hash_text(value_bytes(key.dtype, ref))
         body = {"ref": ref, "by": by, "value": value, "source": source}
         return self._record(LABEL, {**body, "observed": observed_wall_ns})
 

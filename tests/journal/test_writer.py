@@ -284,11 +284,20 @@ def test_a_sketch_stays_when_its_rows_are_sealed(world):
     assert ("sketch", b"1:0-8") in world.everything().values()
 
 
-def test_labels_by_a_hashed_key_are_hashed_alike():
+@pytest.mark.parametrize(
+    ("dtype", "data", "ref"),
+    [
+        ("string", Text.of(["customer 9"]), "customer 9"),
+        ("int64", array("q", [-12]), "-12"),
+        ("uint16", array("H", [70]), "70"),
+        ("float32", array("f", [0.1]), "0.1"),
+    ],
+)
+def test_labels_by_a_hashed_key_are_hashed_alike(dtype, data, ref):
     schema = replace(
         jw.SCHEMA,
         columns=tuple(
-            replace(column, dtype="string", journal="hash") if column.name == "id" else column
+            replace(column, dtype=dtype, journal="hash") if column.name == "id" else column
             for column in jw.SCHEMA.columns
         ),
     )
@@ -296,16 +305,16 @@ def test_labels_by_a_hashed_key_are_hashed_alike():
     journal = world.open()
     journal.use("flights", schema, 4, "ee" * 32)
     rows = jw.rows(0)
-    rows.batch.columns["id"] = Text.of(["customer 9"])
+    rows.batch.columns["id"] = data
     journal.append_rows(rows, BULK)
-    journal.append_label("customer 9", 1, by="key", source="op", observed_wall_ns=0)
+    journal.append_label(ref, 1, by="key", source="op", observed_wall_ns=0)
     journal.close()
     identity, _, _ = jw.keys()
-    data = {info.lane: journal.read(info) for info in journal.sealed()}
-    (block,) = open_segment(data[BULK], secrets=jw.secrets(), device=identity.public).records()
-    (label,) = open_segment(data[PRIORITY], secrets=jw.secrets(), device=identity.public).records()
+    found = {info.lane: journal.read(info) for info in journal.sealed()}
+    (block,) = open_segment(found[BULK], secrets=jw.secrets(), device=identity.public).records()
+    (label,) = open_segment(found[PRIORITY], secrets=jw.secrets(), device=identity.public).records()
     assert block.columns["id"].strings() == [label.ref]
-    assert "customer" not in label.ref
+    assert ref not in label.ref
 
 
 def test_no_plain_input_is_ever_on_the_disk(world):
