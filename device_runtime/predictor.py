@@ -20,7 +20,6 @@ from device_runtime.format.batch import (
     FLAG_INVALID,
     FLAG_UNLIKE,
     FLAG_UNSEEN,
-    MISSING_CODE,
     Answers,
     Batch,
     Text,
@@ -29,7 +28,7 @@ from device_runtime.format.binner import SMALL, confidence
 from device_runtime.format.schema import Schema
 from device_runtime.format.segment import RAW, Lane, Rows
 from device_runtime.journal.writer import Journal
-from device_runtime.model.check import Checked, Checker
+from device_runtime.model.check import Checked, Checker, take
 from device_runtime.model.rows import RawBlock
 from device_runtime.model.sentinel import Sentinel
 from device_runtime.model.session import Session, answer_text
@@ -185,7 +184,7 @@ class Predictor:
         self, checked: Checked, latency_us: int, stream: Stream | None, records: list[str]
     ) -> None:
         places = [item.position for item in checked.invalid]
-        given = _take(checked.whole, places, self.schema)
+        given = take(checked.whole, self.schema, places)
         raw = Text.of(json.dumps(item.raw, ensure_ascii=False) for item in checked.invalid)
         batch = Batch(len(places), {**given.columns, RAW: raw}, checked.whole.first_row + places[0])
         rows = Rows(
@@ -291,29 +290,12 @@ def _cut(rows: Rows, part: Sequence[int], schema: Schema) -> Rows:
         answers = Answers(len(part), _pick(answers.label, part, 1), scores, answers.k)
     numbers = [first + at for at in part] if rows.rows is None else _pick(rows.rows, part, 1)
     return rows._replace(
-        batch=_take(rows.batch, part, schema),
+        batch=take(rows.batch, schema, part),
         answers=answers,
         flags=_pick(rows.flags, part, 1),
         unlike=None if rows.unlike is None else _pick(rows.unlike, part, 1),
         rows=array("q", numbers),
     )
-
-
-def _take(batch: Batch, part: Sequence[int], schema: Schema) -> Batch:
-    counts = {column.name: column.count for column in schema.columns}
-    columns = {
-        name: _take_text(data, part)
-        if isinstance(data, Text)
-        else _pick(data, part, counts.get(name, 1))
-        for name, data in batch.columns.items()
-    }
-    return Batch(len(part), columns, batch.first_row)
-
-
-def _take_text(data: Text, part: Sequence[int]) -> Text:
-    """Return some rows of a text column, with only the strings that they need."""
-    codes = [int(code) for code in _pick(data.codes, part, 1).tolist()]
-    return Text.of(None if code == MISSING_CODE else data.values[code] for code in codes)
 
 
 def _pick(data: Any, part: Sequence[int], count: int) -> Any:

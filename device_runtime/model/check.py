@@ -182,12 +182,11 @@ def _unseen(rule: Rule, values: Text) -> set[int]:
 
 def take(batch: Batch, schema: Schema, rows: Sequence[int]) -> Batch:
     """Return some rows of a batch, in the order given."""
-    small = batch.n <= SMALL
     columns: dict[str, Any] = {}
     for name, values in batch.columns.items():
         if isinstance(values, Text):
-            columns[name] = _take_text(values, rows)
-        elif small:
+            columns[name] = take_text(values, rows)
+        elif isinstance(values, array):
             count = schema.column(name).count
             columns[name] = array(values.typecode)
             for at in rows:
@@ -198,11 +197,22 @@ def take(batch: Batch, schema: Schema, rows: Sequence[int]) -> Batch:
     return Batch(len(rows), columns, batch.first_row)
 
 
-def _take_text(text: Text, rows: Sequence[int]) -> Text:
+def take_text(text: Text, rows: Sequence[int]) -> Text:
+    """Return some rows of a text column, with only the strings that they need, in their order."""
     codes = text.codes
-    kept = [codes[at] for at in rows] if isinstance(codes, array) else codes[list(rows)].tolist()
-    order: dict[int, int] = {}
-    found = array("I")
-    for code in kept:
-        found.append(MISSING_CODE if code == MISSING_CODE else order.setdefault(code, len(order)))
-    return Text(found, tuple(text.values[code] for code in order))
+    if isinstance(codes, array):
+        order: dict[int, int] = {}
+        found = array("I")
+        for code in (codes[at] for at in rows):
+            missing = code == MISSING_CODE
+            found.append(code if missing else order.setdefault(code, len(order)))
+        return Text(found, tuple(text.values[code] for code in order))
+    import numpy as np
+
+    kept = np.asarray(codes)[np.asarray(rows, "int64")]
+    used, first = np.unique(kept[kept != MISSING_CODE], return_index=True)
+    used = used[np.argsort(first)]
+    table = np.full(len(text.values) + 1, MISSING_CODE, "uint32")
+    table[used] = np.arange(len(used), dtype="uint32")
+    places = np.minimum(kept, len(text.values))
+    return Text(table[places], tuple(text.values[code] for code in used.tolist()))

@@ -264,3 +264,24 @@ def test_csv_of_many_rows_equals_csv_of_few():
             few.whole.columns["c"].strings()
             == many.whole.columns["c"].strings()[start : start + 25]
         )
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "ü", "long one", None]), min_size=1, max_size=40), st.data()
+)
+@settings(max_examples=100, deadline=None)
+def test_texts_are_taken_alike_for_few_and_many_rows(strings, data):
+    rows_ = sorted(data.draw(st.sets(st.integers(0, len(strings) - 1))))
+    text = Text.of(strings)
+    few = check.take_text(text, rows_)
+    many = check.take_text(Text(np.frombuffer(text.codes, "uint32"), text.values), rows_)
+    assert raw(few) == raw(many) == raw(Text.of([strings[at] for at in rows_]))
+
+
+def test_the_few_good_rows_of_many_are_taken_again():
+    plan = schema(Column("k", "key", "string"), Column("v", "input", "float64"))
+    table = [{"k": f"k{i}", "v": float(i) if i % 10 == 0 else "x"} for i in range(100)]
+    good = check.check(rows.from_rows(table, plan), plan).batch
+    again = check.take(good, plan, [1, 3])
+    assert again.columns["k"].strings() == ["k10", "k30"]
+    assert list(again.columns["v"]) == [10.0, 30.0]
