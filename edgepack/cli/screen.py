@@ -40,11 +40,11 @@ class Screen:
     def line(self, text: str = "") -> None:
         """Print one line for a person."""
         if not self.json:
-            print(text, flush=True)  # noqa: T201
+            print(plain(text), flush=True)  # noqa: T201
 
     def note(self, text: str) -> None:
         """Print one line to stderr: something to know that is not the result."""
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
+        print(plain(text), file=sys.stderr, flush=True)  # noqa: T201
 
     def table(
         self, columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = ""
@@ -97,6 +97,11 @@ class Screen:
             self.line(f"next: {next}")
 
 
+def plain(text: str) -> str:
+    """Return text without control characters: what a stick or device says may reach a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 def _nothing(_done: int) -> None:
     """Progress that nobody sees."""
 
@@ -136,9 +141,9 @@ def report_failure(error: BaseException, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"ok": False, "error": failure.as_json()}))  # noqa: T201
     else:
-        print(failure.line(), file=sys.stderr, flush=True)  # noqa: T201
+        print(plain(failure.line()), file=sys.stderr, flush=True)  # noqa: T201
         for issue in getattr(failure, "issues", ())[:20]:
-            print(f"  {issue}", file=sys.stderr)  # noqa: T201
+            print(plain(f"  {issue}"), file=sys.stderr)  # noqa: T201
     return failure.exit
 
 

@@ -82,3 +82,15 @@ def test_an_input_error_carries_every_issue(capsys):
     assert failure.as_json()["issues"] == ["row 1: a", "row 2: b"]
     report_failure(failure, as_json=False)
     assert "row 2: b" in capsys.readouterr().err
+
+
+def test_what_a_device_says_cannot_steer_the_terminal(capsys):
+    from edgepack.cli.screen import Screen
+
+    screen = Screen()
+    screen.line("name \x1b[2Jgone\x07")
+    screen.table(["a"], [["\x1b]0;title\x07"]])
+    report_failure(errors.StickError("\x1b[31mred"), as_json=False)
+    printed = capsys.readouterr()
+    assert "\x1b" not in printed.out + printed.err
+    assert "\x07" not in printed.out + printed.err
