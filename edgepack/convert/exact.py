@@ -79,12 +79,22 @@ def _add_boosters(table: Converters) -> None:
         add(LightClassifier, _light, classified=True)
         add(LightRegressor, _light, classified=False)
     if xgboost is not None:
-        from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
-
         for name in ("XGBClassifier", "XGBRFClassifier"):
-            add(getattr(xgboost, name), convert_xgboost, classified=True)
+            add(getattr(xgboost, name), _boosted, classified=True)
         for name in ("XGBRegressor", "XGBRFRegressor"):
-            add(getattr(xgboost, name), convert_xgboost, classified=False)
+            add(getattr(xgboost, name), _boosted, classified=False)
+
+
+def _boosted(scope: Any, operator: Any, container: Any) -> None:
+    """XGBoost by onnxmltools' converter, which wants columns without names of their own."""
+    from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
+
+    booster = operator.raw_operator.get_booster()
+    names, booster.feature_names = booster.feature_names, None
+    try:
+        convert_xgboost(scope, operator, container)
+    finally:
+        booster.feature_names = names
 
 
 def _light(scope: Any, operator: Any, container: Any) -> None:

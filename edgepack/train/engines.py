@@ -133,6 +133,11 @@ def fit_stream(recipe: Recipe, parts: Iterator[tuple[pd.DataFrame, Any]], seed: 
                 before.fit(rows, values)
             classes = recipe.function("classes")
             classes = np.asarray(classes()) if classes else np.unique(values)
+            if recipe.task in ("binary", "classes") and len(classes) < 2:
+                raise DataError(
+                    f"the first {len(values):,} rows have one class only: {classes[0]}",
+                    next="let classes() in recipe.py return all of them, or raise batch_rows",
+                )
             seen = True
         learned: Any = before.transform(rows) if before is not None else rows
         if recipe.task in ("binary", "classes"):

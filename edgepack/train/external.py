@@ -29,6 +29,11 @@ def fit_external(estimator: Any, parts: Iterator[tuple[Any, Any]]) -> Any:
     with tempfile.TemporaryDirectory(prefix="edgepack-") as folder:
         files, classes = _lay_down(folder, parts)
         classified = hasattr(estimator, "predict_proba")
+        if classified and classes.tolist() != list(range(len(classes))):
+            raise DataError(
+                "XGBoost in a stream wants class numbers 0, 1, … as its target",
+                next="write the target as whole numbers into the data",
+            )
         source = _iterator(xgboost, folder, files, classes if classified else None)
         matrix = xgboost.ExtMemQuantileDMatrix(source, max_bin=estimator.max_bin or 256)
         settings = estimator.get_xgb_params()
@@ -62,7 +67,7 @@ def _lay_down(folder: str, parts: Iterator[tuple[Any, Any]]) -> tuple[list[tuple
         truth = np.asarray(target)
         np.save(f"{folder}/{len(sizes)}.y.npy", truth)
         if len(seen) < 10_000:
-            seen.update(np.unique(truth).tolist())
+            seen.update(np.unique(truth).tolist() if truth.dtype.kind in "iuf" else ["text"])
         sizes.append((values.shape[0], values.shape[1]))
     if not sizes:
         raise DataError("there are no rows to train on")

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from edgepack.candidate import score_onnx
+from edgepack.errors import DataError, RecipeError
+from edgepack.streaming import KEPT, Thinned
+from edgepack.training import train_recipe
+from support.tables import table
+
+STREAM = '[training]\nengine = "stream"\nbatch_rows = 64\n'
+SGD = """
+from sklearn.linear_model import SGDClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+def model(seed):
+    return make_pipeline(StandardScaler(), SGDClassifier(loss="log_loss", random_state=seed))
+"""
+BOOSTED = """
+from xgboost import XGBClassifier
+
+def model(seed):
+    return XGBClassifier(n_estimators=20, n_jobs=1, random_state=seed)
+"""
+
+
+def test_a_stream_trains_to_the_same_kind_of_candidate(ws, recipe_folder):
+    recipe_folder(SGD, frame=table(2000), extra=STREAM)
+    candidate, _ = train_recipe(ws)
+    assert candidate.facts["rows"] == 1600
+    assert candidate.metrics["auc"] > 0.75
+    assert candidate.json("parity.json")["ok"]
+    assert list(candidate.json("lineage.json")["data"]["files"]) == ["data.parquet"]
+    again, _ = train_recipe(ws)
+    assert again.model == candidate.model
+
+
+def test_xgboost_streams_from_external_memory(ws, recipe_folder):
+    pytest.importorskip("xgboost")
+    recipe_folder(BOOSTED, frame=table(2000), extra=STREAM)
+    with pytest.raises(DataError, match="class numbers 0, 1"):
+        train_recipe(ws)
+    numbered = table(2000).assign(y=lambda f: f["y"].astype(int))
+    recipe_folder(BOOSTED, frame=numbered, extra=STREAM)
+    candidate, _ = train_recipe(ws)
+    assert candidate.metrics["auc"] > 0.8
+    _, scores = score_onnx(candidate, candidate.schema, table(50))
+    assert np.isfinite(scores).all()
+
+
+def test_a_model_that_cannot_learn_in_parts_is_refused(ws, recipe_folder, logistic):
+    recipe_folder(logistic, extra=STREAM)
+    with pytest.raises(RecipeError, match="LogisticRegression cannot be trained in a stream"):
+        train_recipe(ws)
+
+
+def test_a_class_that_comes_late_is_named(ws, recipe_folder):
+    frame = table(400).sort_values("y", kind="stable")
+    frame["time"] = pd.date_range("2024-01-01", periods=400, freq="h")
+    recipe_folder(SGD, frame=frame, extra=STREAM)
+    with pytest.raises(DataError, match="rows have one class only"):
+        train_recipe(ws)
+
+
+def test_a_sample_of_a_stream_stays_bounded():
+    thinned = Thinned()
+    for start in range(0, 10 * KEPT, 5000):
+        thinned.add(pd.DataFrame({"x": np.arange(start, start + 5000)}))
+    kept = thinned.whole()["x"].to_numpy()
+    assert KEPT / 2 <= len(kept) <= 2 * KEPT
+    assert thinned.seen == 10 * KEPT
+    assert kept[-1] > 9 * KEPT
