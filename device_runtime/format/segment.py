@@ -17,7 +17,6 @@ from device_runtime.record import dataclass
 OPEN, SEALED, SALVAGE = 1, 2, 3
 
 MAX_MARKS = 8
-SIGNATURE_BYTES = 64
 
 HEX16, HEX32, HEX64 = 16, 32, 64
 

@@ -18,11 +18,11 @@ from device_runtime.format.segment import Epoch, Lane, Name, Parent, RecordId, R
 from device_runtime.journal import content as content_of
 from device_runtime.journal.active import Active
 from device_runtime.journal.keeper import FULL, START_BYTES, Keeper
+from device_runtime.journal.marks import Marked, newest_marks
 from device_runtime.journal.quota import Usage
 from device_runtime.journal.recover import previous_of
 from device_runtime.journal.shelf import SealedInfo, Shelf
 from device_runtime.policy import Policy
-from device_runtime.record import dataclass
 
 __all__ = ["Appended", "Journal", "Marked", "SealedInfo", "Usage"]
 
@@ -40,17 +40,6 @@ class Appended(NamedTuple):
     first_sequence: int
     prefix: str
     kept: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Marked:
-    """The newest block of a stream of input rows in one lane: see `Rows.mark`."""
-
-    lane: Lane
-    prefix: str
-    first_sequence: int
-    count: int
-    row: int
 
 
 _NOT_KEPT = Appended(-1, "", kept=False)
@@ -360,22 +349,7 @@ class Journal(Keeper):
 
     def marks(self, stream: bytes) -> list[Marked]:
         """Return the newest mark of a stream of input rows in each lane of this epoch."""
-        result: list[Marked] = []
-        for lane in Lane:
-            active = self._active.get(lane)
-            mark = None if active is None else active.marks.get(stream.hex())
-            if active is not None and mark is not None:
-                result.append(Marked(lane, active.prefix, mark.first, mark.count, mark.row))
-                continue
-            for info in reversed(self.sealed()):
-                if info.epoch == self.epoch.id and info.lane == lane:
-                    found = [mark for mark in info.header.marks if mark.stream == stream.hex()]
-                    if found:
-                        mark = found[0]
-                        prefix = info.header.prefix
-                        result.append(Marked(lane, prefix, mark.first, mark.count, mark.row))
-                        break
-        return result
+        return newest_marks(stream.hex(), self.epoch.id, self._active, self.sealed())
 
     # --- epochs ------------------------------------------------------------------------------
 
