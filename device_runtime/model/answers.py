@@ -105,7 +105,7 @@ def bulk(schema: Schema, n: int, scores: Any, label: Any) -> Answers:
         found = (scores[1::2] >= np.float64(schema.threshold)).astype("int16")
     else:
         found = scores.reshape(n, k).argmax(axis=1).astype("int16")
-    if scores is not None:
+    if scores is not None and np.isnan(scores).any():
         found[np.isnan(scores.reshape(n, k)).any(axis=1)] = -1
     return Answers(n, found, scores, k)
 
@@ -118,6 +118,9 @@ def _lookup(schema: Schema, label: Any) -> Any:
     index = label_index(schema)
     if schema.output.label_dtype != "string":
         values = np.asarray(label).reshape(-1)
+        if all(value == place for value, place in index.items()):  # classes 0, 1, 2, …
+            known = (values >= 0) & (values < len(index))
+            return np.where(known, values, -1).astype("int16")
         found = np.full(len(values), -1, "int16")
         for value, place in index.items():
             found[values == value] = place

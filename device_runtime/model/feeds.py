@@ -105,7 +105,10 @@ def bulk(item: ModelInput, columns: Sequence[Column], batch: Batch, rank: int) -
         return Feed(item.dtype, shape, values if values.flags.writeable else values.copy())
     tensor = np.empty((batch.n, len(columns)), item.dtype)
     for place, (column, values) in enumerate(zip(columns, data, strict=True)):
-        tensor[:, place] = _bulk_convert(values, column, item.dtype)
+        if type(values) is np.ndarray and values.dtype == tensor.dtype:
+            tensor[:, place] = values  # the usual case, without a call per column
+        else:
+            tensor[:, place] = _bulk_convert(values, column, item.dtype)
     return Feed(item.dtype, shape, tensor)
 
 
