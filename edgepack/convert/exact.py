@@ -104,7 +104,7 @@ def _light(scope: Any, operator: Any, container: Any) -> None:
     model = operator.raw_operator
     graph = Graph(scope, container)
     x, double = _input(graph, operator)
-    trees, width, dump = trees_of(model.booster_)
+    trees, width, dump = trees_of(model)
     objective, *options = str(dump.get("objective", "regression")).split()
     settings = dict(item.split(":", 1) for item in options if ":" in item)
     raw = _sum(graph, x, trees, width, (), double)

@@ -62,21 +62,28 @@ def wrap(booster: Any) -> Any:
     return LightRegressor(booster)
 
 
-def trees_of(booster: Any) -> tuple[list[Tree], int, dict[str, Any]]:
-    """Return (trees, targets, the dump's header) of a Booster.
+# Where LightGBM parts zero from everything else. Its reader of text files takes this one number, as
+# its writer prints it, for the double one further from zero.
+ZERO = float(np.float32(1e-35))
+
+
+def trees_of(model: Any) -> tuple[list[Tree], int, dict[str, Any]]:
+    """Return (trees, targets, the dump's header) of an estimator with a Booster.
 
     Raises:
         ConversionError: Categorical splits, or zero counted as missing.
     """
-    dump = booster.dump_model()
+    dump = model.booster_.dump_model()
+    loaded = isinstance(model, (LightClassifier, LightRegressor))
     width = int(dump.get("num_tree_per_iteration", 1))
     trees = [
-        _tree(info["tree_structure"], index % width) for index, info in enumerate(dump["tree_info"])
+        _tree(info["tree_structure"], index % width, loaded=loaded)
+        for index, info in enumerate(dump["tree_info"])
     ]
     return trees, width, dump
 
 
-def _tree(root: Mapping[str, Any], target: int) -> Tree:
+def _tree(root: Mapping[str, Any], target: int, *, loaded: bool) -> Tree:
     nodes: list[tuple[int, float, int, int, bool, float]] = []
 
     def add(node: Mapping[str, Any]) -> int:
@@ -86,6 +93,8 @@ def _tree(root: Mapping[str, Any], target: int) -> Tree:
             return here
         nodes.append((0, 0.0, -1, -1, False, 0.0))
         threshold, missing = _split(node)
+        if loaded and abs(threshold) == ZERO:
+            threshold = float(np.nextafter(threshold, np.copysign(np.inf, threshold)))
         left, right = add(node["left_child"]), add(node["right_child"])
         nodes[here] = (int(node["split_feature"]), threshold, left, right, missing, 0.0)
         return here
