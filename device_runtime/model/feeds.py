@@ -104,11 +104,12 @@ def bulk(item: ModelInput, columns: Sequence[Column], batch: Batch, rank: int) -
         # The C API wants a writable address; what came from a read-only buffer is copied.
         return Feed(item.dtype, shape, values if values.flags.writeable else values.copy())
     tensor = np.empty((batch.n, len(columns)), item.dtype)
+    if all(column.dtype == item.dtype for column in columns):
+        for place, values in enumerate(data):
+            tensor[:, place] = values
+        return Feed(item.dtype, shape, tensor)
     for place, (column, values) in enumerate(zip(columns, data, strict=True)):
-        if type(values) is np.ndarray and values.dtype == tensor.dtype:
-            tensor[:, place] = values  # the usual case, without a call per column
-        else:
-            tensor[:, place] = _bulk_convert(values, column, item.dtype)
+        tensor[:, place] = _bulk_convert(values, column, item.dtype)
     return Feed(item.dtype, shape, tensor)
 
 
