@@ -20,6 +20,7 @@ from device_runtime.policy import Policy
 from device_runtime.slots import install as installer
 from device_runtime.slots import slot
 from device_runtime.slots.slot import load_model
+from device_runtime.trust.token import Token
 from support.slotworld import Bundle, Device, root_version
 
 
@@ -606,3 +607,62 @@ def test_revocations_reach_a_device_that_has_no_bundle_yet(device):
     with pytest.raises(SelfTestError):
         device.install(bad)
     assert Bundle(1).digest in device.generation.revoked_digests
+
+
+def order(device: Device, back: Bundle, frm: Bundle, name: str = "demo", issued: int = 1) -> bool:
+    token = Token(name, frm.version, frm.digest, back.version, back.digest, issued)
+    steps = replace(device.steps, read_token=lambda data, root, policy: token)
+    device._stop()
+    return installer.downgrade(device.home, b"", steps=steps)
+
+
+def test_a_downgrade_token_goes_back_and_rejects_what_it_left(device, first):
+    second = device.good(Bundle(2))
+    assert order(device, first, second)
+    now = device.generation
+    assert (now.active, now.trusted_version) == (first.digest, 2)
+    assert device.record(second).state == "rejected"
+    assert second.digest in now.rejected
+    assert device.start().slot.version == 1
+
+
+def test_a_downgrade_token_acts_once_even_after_a_retry_by_hand(device, first):
+    second = device.good(Bundle(2))
+    assert order(device, first, second)
+    assert not order(device, first, second)
+    assert device.install(second, retry=True).outcome == "installed"
+    assert second.digest not in device.generation.rejected
+    assert not order(device, first, second)
+    assert order(device, first, second, issued=2)  # another order is another order
+
+
+def test_a_downgrade_token_for_something_else_does_nothing(device, first):
+    second = device.good(Bundle(2))
+    assert not order(device, first, second, name="other")
+    assert not order(device, first, Bundle(3))
+    assert not order(device, first, replace(second, digest="ee" * 32))
+    assert not order(device, replace(first, digest="ee" * 32), second)
+    assert not order(device, replace(first, version=9), second)
+    assert not order(device, second, second)
+    assert device.generation.active == second.digest
+
+
+def test_a_downgrade_token_leads_to_no_revoked_and_no_unproven_slot(device, first):
+    second = Bundle(2, kind="crash")
+    device.install(second)
+    crash_out(device)
+    device.start()
+    third = Bundle(3)
+    device.install(third)
+    assert not order(device, second, third)
+    fourth = device.good(Bundle(4, root=2, revokes=frozenset({first.digest})))
+    assert not order(device, first, fourth)
+
+
+def test_a_downgrade_acts_though_the_bad_bundle_has_lost_its_slot(device, first):
+    second = device.good(Bundle(2))
+    device._stop()
+    gone = tuple(s for s in device.generation.slots if s.digest == first.digest)
+    device.home.commit(replace(device.generation, slots=gone))
+    assert order(device, first, second)
+    assert device.start().slot.version == 1
