@@ -382,15 +382,11 @@ def _add_wipe(command: argparse.ArgumentParser) -> None:
     command.add_argument("--yes", action="store_true", help="do not ask")
 
 
-def _add_nothing(_: argparse.ArgumentParser) -> None:
-    """`rollback` takes no options of its own."""
-
-
 COMMANDS: dict[str, tuple[Command, str, Callable[[argparse.ArgumentParser], None]]] = {
     "init": (_init, "make this machine a device, from a kit", _add_init),
     "sync": (_sync, "the visit of a stick: leave the journal, take the bundle", _add_sync),
     "install": (_install, "install a bundle by hand", _add_install),
-    "rollback": (_rollback, "go back to the other good bundle", _add_nothing),
+    "rollback": (_rollback, "go back to the other good bundle", lambda _: None),
     "predict": (_predict, "answer rows of CSV, NDJSON or .npy", _add_predict),
     "serve": (_serve, "answer requests on a local socket (Open Inference Protocol)", _add_serve),
     "label": (_label, "the truth about a row", _add_label),

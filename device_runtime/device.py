@@ -13,21 +13,20 @@ one that answers rows, one that syncs a stick. Two locks keep them apart:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 from device_runtime.clock import Clock, SystemClock
 from device_runtime.disk import Disk, RealDisk
-from device_runtime.errors import EdgepackError, InputError, NoSlotError, RollbackError
+from device_runtime.errors import EdgepackError, NoSlotError, RollbackError
 from device_runtime.format import canonical
-from device_runtime.format.batch import Text
-from device_runtime.format.segment import Epoch, Lane
+from device_runtime.format.segment import Lane
 from device_runtime.generation import Generation
-from device_runtime.home import Home, open_home
+from device_runtime.home import Home
 from device_runtime.journal.writer import Journal
-from device_runtime.record import replace
+from device_runtime.owned import Guarded, active_slot, own, tell_events
 
 if TYPE_CHECKING:
     from device_runtime.answer import Predicted
@@ -44,25 +43,6 @@ if TYPE_CHECKING:
 SKETCH_ROWS = 1000  # a sealed segment of fewer rows is not worth a sketch
 
 
-class _Guarded:
-    """A journal whose every method takes the lock: for the courier, beside requests."""
-
-    def __init__(self, journal: Journal, guard: AbstractContextManager[Any]) -> None:
-        self._journal = journal
-        self._guard = guard
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._journal, name)
-        if not callable(found):
-            return found
-
-        def call(*args: Any, **named: Any) -> Any:
-            with self._guard:
-                return found(*args, **named)
-
-        return call
-
-
 class Device:
     """A device home that this process owns. Made by `Device.open`; close it, or use `with`."""
 
@@ -75,7 +55,7 @@ class Device:
         self._journal = journal
         self._loaded: Loaded | None = None
         self._using = ""
-        self.journal = cast("Journal", _Guarded(journal, self._guard))
+        self.journal = cast("Journal", Guarded(journal, self._guard))
         journal.on_seal = self._on_seal
 
     @classmethod
@@ -103,26 +83,8 @@ class Device:
             JournalError: The journal cannot be opened.
         """
         disk, clock = disk or RealDisk(), clock or SystemClock()
-        home = open_home(Path(path), disk=disk, clock=clock, disk_id=disk_id)
-        with ExitStack() as stack:
-            stack.enter_context(home.lock())
-            generation = home.generation()
-            journal = Journal.open(
-                home.journal,
-                disk=disk,
-                clock=clock,
-                identity=home.identity(),
-                policy=generation.policy,
-                epoch=_epoch(generation),
-            )
-            stack.callback(journal.close)
-            journal.mark_acked(generation.acked)
-            if home.moved:
-                from device_runtime.courier import begin_epoch
-
-                begin_epoch(home, journal, "disk")
-                home.settle_disk()
-            device = cls(home, journal, engine, stack.pop_all())
+        home, journal, stack = own(Path(path), disk, clock, disk_id)
+        device = cls(home, journal, engine, stack)
         try:
             device._tell_events()
         except BaseException:
@@ -177,24 +139,11 @@ class Device:
             InputError: The rows have no shape at all; bad values only flag their row.
             RunError, JournalError: The model or the journal failed.
         """
-        found = self.predict_block(self._as_block(rows))
+        from device_runtime.tables import block_of
+
+        found = self.predict_block(block_of(rows, self.load().schema))
         self.journal.sync()
         return found
-
-    def _as_block(self, rows: Any) -> RawBlock:
-        from device_runtime.model.rows import from_columns, from_rows
-
-        if hasattr(rows, "columns") and hasattr(rows, "to_numpy"):
-            columns = {str(name): rows[name].to_numpy() for name in rows.columns}
-            return from_columns(columns, len(rows))
-        if isinstance(rows, Mapping):
-            sizes = {len(values) for values in rows.values()}
-            if len(sizes) != 1:
-                raise InputError("the columns do not have the same number of rows")
-            return from_columns(rows, sizes.pop())
-        if isinstance(rows, Sequence) and not isinstance(rows, str):
-            return from_rows(rows, self.load().schema)
-        raise InputError("rows must be mappings, a dict of columns, or a DataFrame")
 
     def predict_block(self, block: RawBlock, stream: Stream | None = None) -> Predicted:
         """Answer one block; it is journaled but not yet durable: see `predict`."""
@@ -203,6 +152,7 @@ class Device:
             with self._guard:
                 if self._loaded is not loaded:
                     continue  # a switch came in between
+                loaded.started.asked()
                 found = loaded.predictor.predict(block, stream)
                 self._count(loaded, found.n)
                 return found
@@ -221,30 +171,12 @@ class Device:
         from device_runtime import stream
 
         slot = self.load()
+        args = (self.predict_block, self.journal, slot.schema, source)
+        named: dict[str, Any] = {"name": name, "ndjson": ndjson, "progress": progress}
         if not isinstance(target, Path):
-            return stream.run_pipe(
-                self.predict_block,
-                self.journal,
-                slot.schema,
-                source,
-                target,
-                name=name,
-                ndjson=ndjson,
-                progress=progress,
-            )
-        return stream.run_file(
-            self.predict_block,
-            self.journal,
-            slot.schema,
-            source,
-            target,
-            disk=self.home.disk,
-            bundle=slot.digest,
-            name=name,
-            ndjson=ndjson,
-            resume=resume,
-            progress=progress,
-        )
+            return stream.run_pipe(*args, target, **named)
+        disk = self.home.disk
+        return stream.run_file(*args, target, disk=disk, bundle=slot.digest, resume=resume, **named)
 
     def _count(self, loaded: Loaded, rows: int) -> None:
         loaded.count(rows)
@@ -305,22 +237,10 @@ class Device:
         progress: Callable[[int], None] = lambda _: None,
     ) -> int:
         """Journal many truths; return how many, when they are durable."""
-        from device_runtime.labels import as_truth, is_record_id
+        from device_runtime.labels import journal_labels
 
-        schema = self._known_schema()
         observed = self.home.clock.wall_ns() if wall_ns is None else wall_ns
-        count = 0
-        for ref, value in pairs:
-            by = "record" if is_record_id(ref) else "key"
-            if by == "key" and schema is None:
-                raise NoSlotError("there is no bundle on this device that says what a key is")
-            truth = as_truth(schema, value)
-            self.journal.append_label(ref, truth, by=by, source=source, observed_wall_ns=observed)
-            count += 1
-            if count % 1000 == 0:
-                progress(count)
-        self.journal.sync()
-        return count
+        return journal_labels(self.journal, self._known_schema(), pairs, source, observed, progress)
 
     def label_file(
         self, stream: BinaryIO, *, progress: Callable[[int], None] = lambda _: None
@@ -336,23 +256,12 @@ class Device:
         Raises:
             NoSlotError: There is no bundle.
         """
-        from device_runtime.format.columns import decode_columns
-        from device_runtime.model.rows import template
+        from device_runtime.tables import example
 
         slot = self._slot()
         if slot is None:
             raise NoSlotError("there is no bundle on this device")
-        if "selftest.cols" not in slot.files:
-            return template(slot.schema)
-        _, columns, _ = decode_columns(slot.read("selftest.cols"))
-        example = {
-            column.name: columns[column.name].strings()[0]
-            if isinstance(columns[column.name], Text)
-            else columns[column.name][0].tolist()
-            for column in slot.schema.given
-            if column.name in columns
-        }
-        return template(slot.schema, example)
+        return example(slot)
 
     def _known_schema(self) -> Schema | None:
         """Return the active bundle's schema; the journal then knows which keys to hash."""
@@ -367,19 +276,7 @@ class Device:
         """Return the active slot, verified; its model is not loaded for this."""
         if self._loaded is not None:
             return self._loaded.started.slot
-        from device_runtime.trust.load import load_slot
-
-        generation = self.home.generation()
-        record = generation.slot(generation.active)
-        if record is None:
-            return None
-        return load_slot(
-            self.home.disk,
-            self.home.slot_dir(record.digest),
-            root_sha256=record.root_sha256,
-            digest=record.digest,
-            policy=generation.policy,
-        )
+        return active_slot(self.home)
 
     # --- bundles and sticks ------------------------------------------------------------------
 
@@ -500,18 +397,4 @@ class Device:
     def _tell_events(self) -> None:
         """Journal what the generation remembers to have happened, then let it forget."""
         with self._commit:
-            generation = self.home.generation()
-            if not generation.events:
-                return
-            for kind, data in generation.events:
-                self.journal.append_event(kind, data)
-            self.journal.sync()
-            self.home.commit(replace(generation, events=()))
-
-
-def _epoch(generation: Generation) -> Epoch:
-    if generation.epoch_parent is None:
-        return Epoch(generation.epoch)
-    from device_runtime.courier import epoch_of
-
-    return epoch_of(generation)
+            tell_events(self.home, self.journal)

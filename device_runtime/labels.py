@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
-from device_runtime.errors import FormatError, InputError
+from device_runtime.errors import FormatError, InputError, NoSlotError
 from device_runtime.format.schema import Schema
 from device_runtime.format.segment import RecordId
+from device_runtime.journal.writer import Journal
 
 VALUE_NAMES = ("label", "truth", "value")
 
@@ -79,3 +80,31 @@ def _columns(names: list[str], schema: Schema | None) -> tuple[int, int]:
         return 0, 1
     wanted = " or ".join(("record", *keys)), " or ".join((*targets, *VALUE_NAMES))
     raise InputError(f"the file of labels needs a column {wanted[0]}, and one {wanted[1]}")
+
+
+def journal_labels(
+    journal: Journal,
+    schema: Schema | None,
+    pairs: Iterable[tuple[str, object]],
+    source: str,
+    observed_wall_ns: int,
+    progress: Callable[[int], None],
+) -> int:
+    """Journal truths; return how many, when they are durable.
+
+    Raises:
+        InputError: A value cannot be one of this bundle's target.
+        NoSlotError: A key was given, and there is no bundle that says what a key is.
+    """
+    count = 0
+    for ref, value in pairs:
+        by = "record" if is_record_id(ref) else "key"
+        if by == "key" and schema is None:
+            raise NoSlotError("there is no bundle on this device that says what a key is")
+        truth = as_truth(schema, value)
+        journal.append_label(ref, truth, by=by, source=source, observed_wall_ns=observed_wall_ns)
+        count += 1
+        if count % 1000 == 0:
+            progress(count)
+    journal.sync()
+    return count

@@ -1,0 +1,47 @@
+"""Rows as Python has them → a block; and one real row to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from device_runtime.errors import InputError
+from device_runtime.format.batch import Text
+from device_runtime.format.schema import Schema
+from device_runtime.model.rows import RawBlock, from_columns, from_rows, template
+from device_runtime.trust.load import LoadedSlot
+
+
+def block_of(rows: Any, schema: Schema) -> RawBlock:
+    """Return rows as a block: mappings, a dict of columns, or a DataFrame.
+
+    Raises:
+        InputError: They have no shape that could be understood.
+    """
+    if hasattr(rows, "columns") and hasattr(rows, "to_numpy"):
+        return from_columns({str(c): rows[c].to_numpy() for c in rows.columns}, len(rows))
+    if isinstance(rows, Mapping):
+        sizes = {len(values) for values in rows.values()}
+        if len(sizes) != 1:
+            raise InputError("the columns do not have the same number of rows")
+        return from_columns(rows, sizes.pop())
+    if isinstance(rows, Sequence) and not isinstance(rows, str):
+        return from_rows(rows, schema)
+    raise InputError("rows must be mappings, a dict of columns, or a DataFrame")
+
+
+def example(slot: LoadedSlot) -> str:
+    """Return a CSV header and, from the self-test, one real row."""
+    if "selftest.cols" not in slot.files:
+        return template(slot.schema)
+    from device_runtime.format.columns import decode_columns
+
+    _, columns, _ = decode_columns(slot.read("selftest.cols"))
+    row = {
+        column.name: columns[column.name].strings()[0]
+        if isinstance(columns[column.name], Text)
+        else columns[column.name][0].tolist()
+        for column in slot.schema.given
+        if column.name in columns
+    }
+    return template(slot.schema, row)
