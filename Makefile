@@ -10,6 +10,9 @@ ONLY    ?=
 # What the tests use beside Python: a browser, file system images, tracing, another processor.
 DEBIAN  := chromium fusefat mtools dosfstools strace faketime qemu-user-static systemd
 
+# Without cached bytecode each command would compile scikit-learn again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help sync demo test lint fix bench soak lock coverage-table errors golden wheels wheelhouse \
         device-check system-deps clean
@@ -22,8 +25,9 @@ $(STAMP): requirements/dev.txt $(DIST)
 	  { echo "edgepack needs Python 3.11 or later: make PYTHON=python3.12 …"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip --quiet --disable-pip-version-check install 'uv>=0.9'
-	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements/dev.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e device_runtime -e .
+	$(BIN)/python -m compileall -q edgepack device_runtime
 	@touch $@
 
 sync: $(STAMP)    ## install everything at the locked versions

@@ -48,7 +48,7 @@ def environment(folder: Path, requirements: str, *wheels: str) -> Path:
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / "bin" / "python"
     uv = Path(sys.executable).parent / "uv"
-    install = (uv, "pip", "install", "--quiet", "--python", python)
+    install = (uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python)
     run(*install, "--require-hashes", "-r", ROOT / "requirements" / requirements, cwd=folder)
     files = [next((ROOT / "dist").glob(f"{wheel}-*.whl")) for wheel in wheels]
     run(*install, "--no-deps", *files, cwd=folder)
