@@ -50,7 +50,7 @@ def home_of(ws: Path, name: str, home: Path, candidate=None) -> Path:
     if candidate is None:
         unsigned = edgepack("build", name, cwd=ws)["file"]
     else:
-        from edgepack.pack.build import build
+        from edgepack.packing.build import build
         from edgepack.workspace import Workspace
 
         unsigned = build(Workspace.find(ws), candidate).path

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepack.candidates import Candidate
+from edgepack.candidate.folder import Candidate
+from edgepack.candidate.given import finish, prove_estimator
 from edgepack.convert.loading import check_fitted
 from edgepack.errors import DataError, RecipeError
 from edgepack.fitted import CLASSED
-from edgepack.given import finish, prove_estimator
 from edgepack.recipe import Recipe, check_values
 from edgepack.tables import prepare
 from edgepack.workspace import Workspace

@@ -38,7 +38,7 @@ def init(
 ) -> None:
     """Make a workspace: folders, keys, and a recipe in bundles/."""
     from device_runtime.errors import UsageError
-    from edgepack.beginning import Beginning, begin
+    from edgepack.setup.beginning import Beginning, begin
 
     screen = Screen(json)
     if sum(bool(item) for item in (from_, data, model)) > 1:
@@ -62,7 +62,7 @@ def init(
 
 def recipes(json: bool = JSON) -> None:
     """List the recipes that come along; `init DIR --from RECIPE` copies one."""
-    from edgepack.starts import stories
+    from edgepack.setup.starts import stories
 
     screen = Screen(json)
     found = stories()
@@ -88,7 +88,7 @@ def train(
     json: bool = JSON,
 ) -> None:
     """Fit, convert to ONNX, prove that it answers the same, measure; write a candidate."""
-    from edgepack.training import train_recipe
+    from edgepack.candidate.training import train_recipe
     from edgepack.workspace import Workspace
 
     screen = Screen(json)
@@ -138,7 +138,7 @@ def build(
 ) -> None:
     """Pack a candidate into an unsigned bundle in out/."""
     from edgepack.candidate import find_candidate
-    from edgepack.pack import build as building
+    from edgepack.packing import build as building
     from edgepack.workspace import Workspace
 
     screen = Screen(json)
@@ -236,7 +236,7 @@ def verify(
     json: bool = JSON,
 ) -> None:
     """Check every signature and digest of a signed bundle."""
-    from edgepack.pack.inspect import verify_file
+    from edgepack.packing.inspect import verify_file
 
     screen = Screen(json)
     with screen.step("verifying"):
@@ -256,7 +256,7 @@ def inspect(
 ) -> None:
     """Show what a bundle or candidate holds. Verifies nothing: that is `edgepack verify`."""
     from device_runtime.errors import UsageError
-    from edgepack.pack.inspect import inspect_file
+    from edgepack.packing.inspect import inspect_file
 
     screen = Screen(json)
     if lineage + sbom + card > 1:
@@ -273,7 +273,7 @@ def diff(
     json: bool = JSON,
 ) -> None:
     """Show what differs between two bundles or candidates."""
-    from edgepack.pack.inspect import diff_files
+    from edgepack.packing.inspect import diff_files
 
     screen = Screen(json)
     changes = diff_files(Path(one), Path(two))
@@ -292,8 +292,8 @@ def _short(value: object) -> str:
 
 def doctor(workspace: str = WORKSPACE, json: bool = JSON) -> None:
     """Say whether this machine and workspace are able."""
+    from edgepack.doctor import examine
     from edgepack.errors import WorkspaceError
-    from edgepack.examination import examine
     from edgepack.workspace import Workspace
 
     screen = Screen(json)

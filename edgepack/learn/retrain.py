@@ -21,9 +21,8 @@ import pandas as pd
 from device_runtime.clock import Clock
 from device_runtime.disk import write_durable
 from device_runtime.format.schema import Schema
-from edgepack import lineage as lineages
-from edgepack import making
-from edgepack.candidate import Candidate, accept, find_candidate, score_onnx
+from edgepack.candidate import Candidate, accept, find_candidate, making, score_onnx
+from edgepack.candidate import lineage as lineages
 from edgepack.errors import EvidenceError
 from edgepack.fitted import CLASSED, class_text
 from edgepack.learn.judge import Verdict, judge, side

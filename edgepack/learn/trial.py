@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from edgepack import making
+from edgepack.candidate import making
 from edgepack.convert.feed import Scored
 from edgepack.errors import EvidenceError
 from edgepack.learn.dataset import Dataset, assemble, cap

@@ -275,7 +275,7 @@ class Page:
         )
 
     def _verified(self, ref: Reference) -> tuple[str, str]:
-        from edgepack.pack.inspect import verify_file
+        from edgepack.packing.inspect import verify_file
 
         try:
             found = verify_file(ref.path, workspace=str(self.ws.root), disk=self.ws.disk)

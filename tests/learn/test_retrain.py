@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from edgepack.candidate import find_candidate
+from edgepack.candidate.lineage import rows_digest
 from edgepack.errors import EvidenceError
 from edgepack.learn.dataset import cap, repeated
 from edgepack.learn.queue import queue
@@ -15,7 +16,6 @@ from edgepack.learn.same_rows import same_rows
 from edgepack.learn.survey import survey
 from edgepack.learn.trial import Trial
 from edgepack.learn.window import check_classes, choose
-from edgepack.lineage import rows_digest
 from edgepack.store.labels import collect
 from support.learnworld import World, nature
 

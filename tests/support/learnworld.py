@@ -19,19 +19,19 @@ from device_runtime.format.segment import RAW, Epoch, Lane, Rows
 from device_runtime.journal.writer import Journal
 from device_runtime.policy import Policy
 from edgepack.candidate import score_onnx
+from edgepack.candidate.training import train_recipe
 from edgepack.convert.feed import batch_of
 from edgepack.courier.importer import Importer
 from edgepack.courier.parse import parse
 from edgepack.keys import ceremony, sign
 from edgepack.learn.reference import Reference, references
-from edgepack.pack.build import build
+from edgepack.packing.build import build
 from edgepack.recipe import load_recipe
 from edgepack.records import DeviceRow
 from edgepack.registry import Registry
 from edgepack.store.archive import Archive
 from edgepack.store.table import bring_up_to_date
 from edgepack.store.view import View
-from edgepack.training import train_recipe
 from edgepack.workspace import Workspace
 
 START = pd.Timestamp("2024-01-01")

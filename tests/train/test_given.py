@@ -16,11 +16,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import edgepack
-from edgepack.beginning import Beginning, begin
 from edgepack.candidate import score_onnx
+from edgepack.candidate.training import train_recipe
 from edgepack.convert.loading import load_estimator, onnx_file
 from edgepack.errors import ConversionError, DataError, ParityError, RecipeError
-from edgepack.training import train_recipe
+from edgepack.setup.beginning import Beginning, begin
 from edgepack.workspace import Workspace
 from support.tables import table
 

@@ -10,14 +10,14 @@ import pytest
 
 from device_runtime.clock import SystemClock
 from device_runtime.errors import DigestMismatchError, FormatError, UsageError
-from edgepack.beginning import Beginning, begin
 from edgepack.candidate import make_candidate
 from edgepack.cli.app import app
 from edgepack.keys.ring import Ring
 from edgepack.keys.sign import sign_file
-from edgepack.pack.build import build, unsigned_bytes
-from edgepack.pack.inspect import diff_files, inspect_file, read_files, verify_file
+from edgepack.packing.build import build, unsigned_bytes
+from edgepack.packing.inspect import diff_files, inspect_file, read_files, verify_file
 from edgepack.recipe import load_recipe
+from edgepack.setup.beginning import Beginning, begin
 from edgepack.tables import read_table
 from edgepack.workspace import Workspace
 from support.tables import table
@@ -51,7 +51,7 @@ def test_the_same_candidate_gives_the_same_bytes_anywhere(shop, tmp_path):
         "import os, sys; os.umask(0o077)\n"
         "from pathlib import Path\n"
         "from edgepack.candidate import load_candidate\n"
-        "from edgepack.pack.build import unsigned_bytes\n"
+        "from edgepack.packing.build import unsigned_bytes\n"
         "from edgepack.workspace import Workspace\n"
         "data = unsigned_bytes(Workspace.find(sys.argv[1]), load_candidate(sys.argv[2]))\n"
         "Path(sys.argv[3]).write_bytes(data)\n"

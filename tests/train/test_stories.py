@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepack.starts import copy_story, stories
+from edgepack.setup.starts import copy_story, stories
 
 SHELF = Path(__file__).parents[2] / "bundles"
 

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from edgepack.candidate import score_onnx
+from edgepack.candidate.streaming import KEPT, Thinned
+from edgepack.candidate.training import train_recipe
 from edgepack.errors import DataError, RecipeError
-from edgepack.streaming import KEPT, Thinned
-from edgepack.training import train_recipe
 from support.tables import table
 
 STREAM = '[training]\nengine = "stream"\nbatch_rows = 64\n'

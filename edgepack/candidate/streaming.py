@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgepack import lineage as lineages
-from edgepack.candidates import Candidate
+from edgepack.candidate import lineage as lineages
+from edgepack.candidate.folder import Candidate
+from edgepack.candidate.making import Made, metrics_of, write
 from edgepack.convert.feed import official_session, run_official
 from edgepack.convert.prove import prove
 from edgepack.errors import DataError
 from edgepack.fitted import Fitted, names_of
-from edgepack.making import Made, metrics_of, write
 from edgepack.recipe import Recipe
 from edgepack.tables import batches, inputs_of, sources
 from edgepack.train.engines import fit_stream

@@ -13,8 +13,8 @@ from device_runtime.format import canonical
 from device_runtime.format.manifest import Manifest, to_json
 from device_runtime.model.unlike import FILE as UNLIKE
 from device_runtime.policy import to_json as policy_json
-from edgepack.candidates import Candidate
-from edgepack.pack.card import model_card, sbom
+from edgepack.candidate.folder import Candidate
+from edgepack.packing.card import model_card, sbom
 from edgepack.workspace import Workspace
 
 EXPIRY_DAYS = 400

@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgepack.candidate.given import EXPECTED
 from edgepack.convert.foreign import look, read_onnx
 from edgepack.convert.loading import RISK, check_fitted, kind_of, load_estimator, onnx_file
 from edgepack.errors import ConversionError
 from edgepack.fitted import class_text
-from edgepack.given import EXPECTED
 from edgepack.recipe import FILE
-from edgepack.starts import bundle_name, quoted
+from edgepack.setup.starts import bundle_name, quoted
 from edgepack.tables import read_files
 
 if TYPE_CHECKING:

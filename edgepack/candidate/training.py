@@ -25,11 +25,11 @@ def train_recipe(
     recipe = load_recipe(ws.recipe_folder(name))
     ws.device_class(recipe.device_class)
     if recipe.model is not None:
-        from edgepack.given import make_given
+        from edgepack.candidate.given import make_given
 
         return make_given(ws, recipe), []
     if recipe.engine == "stream":
-        from edgepack.streaming import make_streamed
+        from edgepack.candidate.streaming import make_streamed
 
         return make_streamed(ws, recipe, until=until), []
     frame = read_table(recipe, until)

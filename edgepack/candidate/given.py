@@ -10,8 +10,9 @@ import numpy as np
 
 from device_runtime.errors import RunError
 from device_runtime.format.schema import Schema
-from edgepack import lineage as lineages
-from edgepack.candidates import Candidate
+from edgepack.candidate import lineage as lineages
+from edgepack.candidate.folder import Candidate
+from edgepack.candidate.making import Made, metrics_of, write
 from edgepack.convert import parity
 from edgepack.convert.export import Onnx
 from edgepack.convert.feed import Scored, official_session, run_official
@@ -20,7 +21,6 @@ from edgepack.convert.loading import kind_of, load_estimator, onnx_file
 from edgepack.convert.prove import Proven, prove, tolerances
 from edgepack.errors import ConversionError, DataError, ParityError
 from edgepack.fitted import CLASSED, Fitted, class_text, estimator_rows, names_of
-from edgepack.making import Made, metrics_of, write
 from edgepack.recipe import Recipe
 from edgepack.tables import inputs_of, prepare, read_files
 from edgepack.workspace import Workspace

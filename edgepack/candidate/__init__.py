@@ -1,11 +1,11 @@
 """Candidates: the folder of a trained and proven model, and how one is made.
 
-A facade: the folder is `edgepack.candidates`, the making `edgepack.making`.
+A facade: the folder is `edgepack.candidate.folder`, the making `edgepack.candidate.making`.
 """
 
 from __future__ import annotations
 
-from edgepack.candidates import (
+from edgepack.candidate.folder import (
     Candidate,
     accept,
     find_candidate,
@@ -14,7 +14,7 @@ from edgepack.candidates import (
     score_onnx,
     truth_of,
 )
-from edgepack.making import make as make_candidate
+from edgepack.candidate.making import make as make_candidate
 
 __all__ = [
     "Candidate",

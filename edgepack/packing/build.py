@@ -9,8 +9,8 @@ from pathlib import Path
 from device_runtime.disk import write_durable
 from device_runtime.errors import TooLargeError
 from device_runtime.format import canonical, container
-from edgepack.candidates import Candidate
-from edgepack.pack.payload import assemble
+from edgepack.candidate.folder import Candidate
+from edgepack.packing.payload import assemble
 from edgepack.workspace import Workspace
 
 SUFFIX = ".unsigned"

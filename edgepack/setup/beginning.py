@@ -9,7 +9,7 @@ from pathlib import Path
 from device_runtime.clock import Clock, SystemClock
 from device_runtime.disk import Disk, RealDisk
 from edgepack.recipe import load_recipe
-from edgepack.starts import bundle_name, copy_story, write_from_data
+from edgepack.setup.starts import bundle_name, copy_story, write_from_data
 from edgepack.workspace import Workspace, ask_passphrase, check_new
 
 
@@ -93,7 +93,7 @@ def _recipe(ws: Workspace, wish: Beginning) -> tuple[str, tuple[str, ...]]:
         load_recipe(ws.recipes / name)
         return name, ("bundle.toml was written by looking at the data: read it before training",)
     if wish.model:
-        from edgepack.bringing import write_from_model
+        from edgepack.setup.bringing import write_from_model
 
         name = bundle_name(Path(wish.model).stem)
         notes = write_from_model(

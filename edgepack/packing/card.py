@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from device_runtime._version import __version__
-from edgepack.candidates import Candidate
+from edgepack.candidate.folder import Candidate
 
 DEVICE = "edgepack-device"
 _TASKS = {

@@ -20,8 +20,8 @@ from device_runtime.model.graph import admit, inspect_graph
 from device_runtime.model.reference import build_profile, build_unlike
 from device_runtime.model.unlike import FILE as UNLIKE
 from device_runtime.slots.selftest import measure as measure_process
-from edgepack import lineage as lineages
-from edgepack.candidates import ACCEPTED, FACTS, Candidate, load_candidate, truth_of
+from edgepack.candidate import lineage as lineages
+from edgepack.candidate.folder import ACCEPTED, FACTS, Candidate, load_candidate, truth_of
 from edgepack.convert.feed import (
     Scored,
     batch_of,

@@ -1,0 +1,1 @@
+"""How a workspace begins: folders, keys, and a recipe that was copied or written by looking."""
