@@ -126,7 +126,7 @@ class Keeper:
 
         Raises:
             OSError: Neither seal nor salvage could be written. A sound segment stays open; a
-                broken one is left for the next recovery.
+                broken or half sealed one is left for the next recovery.
         """
         active = self._active.get(lane)
         if active is None:
@@ -191,11 +191,15 @@ class Keeper:
             self._recovered = False
 
     def _give_up(self, lane: Lane, active: Active) -> None:
-        """A segment that cannot be sealed: a sound one stays open, a broken one is left behind."""
-        if active.broken:
+        """A segment that cannot be sealed: a sound one stays open, others are left to recovery.
+
+        Sound is one that may be written again: not broken, and no sealed form has its name yet.
+        """
+        if active.broken or active.name._replace(suffix="seg") in self._shelf.sizes:
             self._leave(lane, active)
             self._recovered = False
-            self._doubt(active, active.header.first + active.durable)
+            self._durable[lane] = active.header.first + active.durable
+            self._doubt(active, self._durable[lane])
 
     def _doubt(self, active: Active, first: int) -> None:
         """Owe a HOLE for rows that may not survive; it is declared unless recovery finds them."""
@@ -356,8 +360,13 @@ class Keeper:
         self._owed, self._lost = [], 0
 
     def _survived(self, hole: Hole) -> bool:
-        """Whether a segment that was in doubt was sealed with all its rows after all."""
+        """Whether a segment that was in doubt was sealed with all its rows after all.
+
+        While its open form is there, nobody knows yet that the sealed one's name is durable.
+        """
         name = Name(hole.epoch, hole.lane, hole.number, hole.uid, "seg")
+        if name._replace(suffix="open") in self._shelf.sizes:
+            return False
         try:
             return name in self._shelf.sizes and self._shelf.info(name).last >= hole.last
         except JournalDamagedError:

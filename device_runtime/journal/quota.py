@@ -47,10 +47,12 @@ class Usage(NamedTuple):
 def victims(shelf: Shelf, epoch: str) -> list[Name]:
     """Return what may go, in order: BULK before PRIORITY, older epochs first, then by number.
 
-    The newest sealed segment of each lane of this epoch stays: numbering must not restart.
+    The newest sealed segment of each lane of this epoch stays: numbering must not restart. So does
+    one whose open form could not be unlinked yet: recovery would seal that again.
     """
-    heads = {shelf.newest(epoch, lane) for lane in Lane}
-    names = [name for name in shelf.names("seg") if name not in heads]
+    stay = {shelf.newest(epoch, lane) for lane in Lane}
+    stay.update(name._replace(suffix="seg") for name in shelf.names("open"))
+    names = [name for name in shelf.names("seg") if name not in stay]
     return sorted(names, key=lambda n: (n.lane == Lane.PRIORITY, n.epoch == epoch, n.number, n))
 
 

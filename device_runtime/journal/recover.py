@@ -1,7 +1,8 @@
 """What a start does with the segments of processes that are gone: any tail, any byte.
 
 For each open segment, oldest first:
-1. its sealed form is there and whole: make the rename durable, then unlink the open one;
+1. its sealed form is there, whole, and has as many records: make the rename durable, then unlink
+   the open one;
 2. nothing was journaled into it: unlink it;
 3. nothing of it can be read: a HOLE `damaged`, and only then the file is set aside;
 4. else a salvage seal, chained like any other.
@@ -63,16 +64,27 @@ def _twin(shelf: Shelf, name: Name) -> bool:
         return False
     data = shelf.disk.read(shelf.path(sealed))
     try:
-        shelf.info(sealed)
+        last = shelf.info(sealed).last
         whole = sha256(memoryview(data)[: -TRAILER.size]) == read_trailer(data)[0]
     except (FormatError, JournalDamagedError):
-        whole = False
-    if whole:
-        shelf.disk.fsync_dir(shelf.folder)
-        shelf.drop(name)
-    else:
+        last, whole = -1, False
+    if not whole:
         shelf.set_aside(sealed)
-    return whole
+        return False
+    if _next_in(shelf, name) > last + 1:
+        return False  # a HOLE was declared in it to make room for a second try: seal it once more
+    shelf.disk.fsync_dir(shelf.folder)
+    shelf.drop(name)
+    return True
+
+
+def _next_in(shelf: Shelf, name: Name) -> int:
+    """Return the sequence after the last record of an open segment; 0 if it cannot be read."""
+    try:
+        file = OpenFile.read(shelf.disk.read(shelf.path(name)))
+    except FormatError:
+        return 0
+    return file.opened.header.first + file.scan.next_offset
 
 
 def _close(shelf: Shelf, name: Name, identity: Identity, result: Recovered) -> None:

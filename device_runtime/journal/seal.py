@@ -1,11 +1,13 @@
 """Open to closed, and the salvage form: frames verbatim, signed, without numpy or a key.
 
 Every form is written the same way: temporary file, fsync, rename, fsync of the folder; only then
-may the open file go. A crash anywhere leaves at least one whole form.
+may the open file go. A crash anywhere leaves at least one whole form. From the rename on the open
+file takes no more rows, even if what comes after it fails: recovery goes by the sealed form.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,7 +22,7 @@ from device_runtime.crypt import (
     wrap_key,
 )
 from device_runtime.disk import write_all
-from device_runtime.errors import FormatError
+from device_runtime.errors import FormatError, JournalDamagedError
 from device_runtime.format.frames import (
     HOLE,
     MARK,
@@ -151,7 +153,11 @@ def salvage(
 
 
 def commit(shelf: Shelf, name: Name, body: list[bytes], identity: Identity) -> SealedInfo:
-    """Sign and write a sealed form durably; then, and only then, unlink the open one."""
+    """Sign and write a sealed form durably; then, and only then, unlink the open one.
+
+    Raises:
+        OSError: The disk. Where the shelf has the sealed form now, the open one is closed for ever.
+    """
     disk = shelf.disk
     digest = sha256(*body)
     body.append(TRAILER.pack(digest, identity.sign_fast(segment_message(digest)), TRAILER_MAGIC))
@@ -168,7 +174,11 @@ def commit(shelf: Shelf, name: Name, body: list[bytes], identity: Identity) -> S
         raise
     handle.close()
     disk.rename(shelf.path(temporary), shelf.path(sealed))
-    disk.fsync_dir(shelf.folder)
     shelf.put(sealed, sum(len(part) for part in body))
+    disk.fsync_dir(shelf.folder)
+    try:
+        info = shelf.info(sealed)
+    except JournalDamagedError as error:
+        raise OSError(errno.EIO, f"what was just written does not read back: {error}") from None
     shelf.drop(name)
-    return shelf.info(sealed)
+    return info

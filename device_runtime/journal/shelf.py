@@ -64,9 +64,10 @@ class Shelf:
         return sorted(name for name in self.sizes if name.suffix == suffix)
 
     def put(self, name: Name, size: int) -> None:
-        """Note that a file is there with this size."""
+        """Note that a file is there with this size; what was known of its content is forgotten."""
         self.used += size - self.sizes.get(name, 0)
         self.sizes[name] = size
+        self._infos.pop(name, None)
 
     def drop(self, name: Name) -> None:
         """Unlink a file; not durable before the folder is synced."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ import pytest
 
 from device_runtime.crypt import sha256
 from device_runtime.disk import RealDisk
-from device_runtime.errors import FormatError, SegmentError
+from device_runtime.errors import FormatError, JournalError, SegmentError
 from device_runtime.format.frames import (
     BLOCK,
     FRAME,
@@ -164,6 +165,36 @@ def test_open_and_sealed_of_one_uid_keeps_one(small):
     world.open()
     assert world.disk.list(jw.FOLDER) == [name.replace(".open", ".seg")]
     assert len(world.everything()) == len(rows)
+
+
+def test_an_open_form_with_more_than_the_sealed_one_loses_nothing(small):
+    name, data, frames = small
+    world, rows = recovered(name, data[: frames[5].end])
+    assert len(rows) == 6
+    handle = world.disk.create(jw.FOLDER / name)
+    handle.write(data)
+    world.open()
+    assert world.disk.list(jw.FOLDER) == [name.replace(".open", ".seg")]
+    assert len(world.everything()) == 11
+
+
+@pytest.mark.parametrize("call", ["fsync_dir", "unlink"])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("lane", Lane)
+def test_a_segment_takes_no_rows_once_its_sealed_form_has_its_name(lane, code, call):
+    world = World(policy=jw.policy(durability="each"))
+    journal = world.open()
+    for start in range(4):
+        journal.append_rows(jw.rows(start), lane)
+    world.disk.fail_at(1, code, times=2, kinds=[call])
+    with pytest.raises(JournalError):
+        journal.seal("age")
+    world.disk.heal()
+    journal.append_rows(jw.rows(4), lane)
+    assert journal.durable_upto(lane) == 5
+    world.disk.power_cut()
+    world.open()
+    assert sorted(what[1] for what in world.everything().values()) == [0, 1, 2, 3, 4]
 
 
 def test_a_rotten_sealed_segment_is_declared_and_set_aside(small):
