@@ -62,7 +62,7 @@ def run(arguments: list[str]) -> int:
         for line in text:
             print(line)
         if error is not None:
-            print(error.line(), file=sys.stderr)
+            _tell(error)
     sys.stdout.flush()
     return error.exit if error is not None else 0
 
@@ -72,10 +72,14 @@ def _fail(failure: BaseException, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"ok": False, "error": error.as_json()}))
     else:
-        print(error.line(), file=sys.stderr)
-        for issue in getattr(error, "issues", ())[:20]:
-            print(f"  {issue}", file=sys.stderr)
+        _tell(error)
     return error.exit
+
+
+def _tell(error: EdgepackError) -> None:
+    """Print the line of an error, and the first of its issues."""
+    for line in (error.line(), *(f"  {issue}" for issue in getattr(error, "issues", ())[:20])):
+        print("".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
 
 
 def _as_error(failure: BaseException) -> EdgepackError:

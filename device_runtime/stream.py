@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -219,15 +219,17 @@ def run_file(
                 file, schema, ndjson=ndjson, fresh=keep == 0, sync=lambda: _sync(file.fileno())
             )
             result = StreamResult(resumed_from=done)
-            if redo is not None:
-                first = open_input(source, schema, name=name, chunk_rows=redo.rows, skip=skip)
-                result = replace(result, ignored=first.ignored, recovered=redo.counted)
-                blocks: Iterator[RawBlock] = iter(first)
-            else:
-                reader = open_input(source, schema, name=name, chunk_rows=CHUNK_ROWS, skip=skip)
-                result = replace(result, ignored=reader.ignored)
-                blocks = iter(reader)
-            for block in blocks:
+            reader = open_input(
+                source,
+                schema,
+                name=name,
+                chunk_rows=CHUNK_ROWS,
+                skip=skip,
+                first_rows=redo.rows if redo else 0,  # the block that was cut off, as it was
+            )
+            recovered = redo.counted if redo else 0
+            result = replace(result, ignored=reader.ignored, recovered=recovered)
+            for block in reader:
                 found = predict(block, stream)
                 journal.sync()
                 start = max(0, done - block.first_row)

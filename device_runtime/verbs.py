@@ -164,7 +164,8 @@ def _answered(result: StreamResult, seconds: float, *, to_file: bool) -> Outcome
     error = None
     if result.invalid:
         error = InputError(
-            f"{result.invalid:,} rows do not fit the schema; the others were answered",
+            f"{result.invalid:,} row{'s do' if result.invalid > 1 else ' does'} not fit the schema;"
+            " the others were answered",
             result.issues,
             next="see the flag column; compare with: edgepack-device predict --template",
         )
