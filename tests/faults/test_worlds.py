@@ -43,3 +43,8 @@ def test_a_thousand_worlds_keep_every_promise(soak_budget, ring):
         assert not problem, explain(seed, problem, ring)
         worlds, steps, machines = worlds + 1, steps + len(schedule), machines + devices
     print(f"{worlds} worlds, {machines} devices, {steps} steps: 0 lost, 0 twice, 0 undeclared")
+
+
+def test_a_base_restored_from_before_an_enrolment_learns_the_device_again(ring):
+    """Seed 100019: a device that introduced itself only once was stuck for ever."""
+    assert not play(draw(100_019, 150), seed=100_019, devices=50, ring=ring)
