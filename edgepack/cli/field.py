@@ -208,11 +208,22 @@ def sync(
     from edgepack.courier import sync as courier
 
     ws, screen = _open(workspace), Screen(json)
-    ask = _ask if not json and not dry_run and sys.stdin.isatty() else None
     ring = _ring(ws)
-    result = courier.sync(
-        ws, ring, stick, accept=accept, dry_run=dry_run, clock=SystemClock(), ask=ask
-    )
+
+    def ask(item: NewDevice) -> bool:
+        with screen.paused():
+            return _ask(item)
+
+    with screen.step("reading and writing the stick"):
+        result = courier.sync(
+            ws,
+            ring,
+            stick,
+            accept=accept,
+            dry_run=dry_run,
+            clock=SystemClock(),
+            ask=ask if not json and not dry_run and sys.stdin.isatty() else None,
+        )
     for line in result.lines:
         screen.note(line) if json else screen.line(line)
     for item in result.new_devices:

@@ -12,10 +12,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from device_runtime.disk import machine_error
 from device_runtime.errors import EdgepackError, InterruptedByUserError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,6 +39,7 @@ class Screen:
 
     def __init__(self, json: bool = False) -> None:
         self.json = json
+        self._progress: Progress | None = None
 
     def line(self, text: str = "") -> None:
         """Print one line for a person."""
@@ -80,13 +84,30 @@ class Screen:
         if self.json or not sys.stderr.isatty():
             yield _nothing
             return
+        from rich import progress as bars
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        columns = (
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.TimeElapsedColumn(),
+        )
+        with bars.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task(label, total=total)
-            yield lambda done: progress.update(task, completed=done)
+            self._progress = progress
+            try:
+                yield lambda done: progress.update(task, completed=done)
+            finally:
+                self._progress = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the progress off the screen while a person is asked something."""
+        if self._progress is not None:
+            self._progress.stop()
+        yield
+        if self._progress is not None:
+            self._progress.start()
 
     def done(self, result: Mapping[str, Any], next: str = "") -> None:
         """End the command: print the JSON object, or what to type next."""
