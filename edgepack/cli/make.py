@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from device_runtime.errors import UsageError
 from edgepack.cli.screen import Screen, guard
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def train(
 
     screen = Screen(json)
     begun = time.monotonic()
+    _check_time(until)
     ws = Workspace.find(workspace or None)
     with ws.lock(), screen.step("training"):
         candidate, ignored = train_recipe(ws, name or None, until or None)
@@ -313,3 +315,13 @@ def doctor(workspace: str = WORKSPACE, json: bool = JSON) -> None:
     screen.done(
         {"findings": [{"name": f.name, "state": f.state, "what": f.what} for f in findings]}
     )
+
+
+def _check_time(until: str) -> None:
+    import pandas as pd
+
+    try:
+        pd.Timestamp(until or "2013-03-01")
+    except ValueError:
+        what = f"--until {until!r} is no time"
+        raise UsageError(what, next="give a date such as 2013-03-01") from None

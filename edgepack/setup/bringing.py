@@ -12,7 +12,7 @@ from edgepack.convert.loading import RISK, check_fitted, kind_of, load_estimator
 from edgepack.errors import ConversionError
 from edgepack.fitted import class_text
 from edgepack.recipe import FILE
-from edgepack.setup.starts import bundle_name, quoted
+from edgepack.setup.starts import bundle_name, copy_folder, quoted
 from edgepack.tables import read_files
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def write_from_model(
             io = ["allow_pickle = true                 # " + RISK]
     folder.mkdir(parents=True)
     if model.is_dir():
-        shutil.copytree(model, folder / model.name)
+        copy_folder(model, folder / model.name)
     else:
         shutil.copy(model, folder / model.name)
     shutil.copy(samples, folder / samples.name)

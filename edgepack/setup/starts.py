@@ -16,7 +16,20 @@ from edgepack.recipe import FILE
 if TYPE_CHECKING:
     import pandas as pd
 
-_SKIPPED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder without caches and hidden files; the first failure is raised as it is.
+
+    `shutil.copytree` collects failures into one error that no longer says that the disk is full.
+    """
+    target.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if path.name.startswith(".") or path.name == "__pycache__" or path.suffix == ".pyc":
+            continue
+        if path.is_dir():
+            copy_folder(path, target / path.name)
+        else:
+            shutil.copy(path, target / path.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +86,7 @@ def copy_story(name: str, target: Path) -> None:
         raise RecipeError(
             f"there is no recipe {name}", next=f"there are: {', '.join(known) or 'none'}"
         )
-    shutil.copytree(known[name].folder, target, ignore=_SKIPPED)
+    copy_folder(known[name].folder, target)
 
 
 def bundle_name(text: str) -> str:
