@@ -15,7 +15,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import IO, Protocol, runtime_checkable
@@ -198,10 +198,8 @@ class RealDisk:
 
     def unlink(self, path: Path) -> None:
         """Remove a file or link."""
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(path)
-        except FileNotFoundError:
-            pass
 
     def rmtree(self, path: Path) -> None:
         """Remove a folder."""

@@ -180,8 +180,8 @@ def intervals(
     ]
     marks = [*limits, *([(0.0, "")] if zero else [])]
     near = [x(b[0]) - x(a[0]) < 60 for a, b in itertools.pairwise(limits)]
-    for place, (value, name) in enumerate(marks):
-        name = "" if place < len(near) and near[place] else name  # the next one stands there
+    for place, (value, said) in enumerate(marks):
+        name = "" if place < len(near) and near[place] else said  # the next one stands there
         parts.append(
             f'<line x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{TOP - 4}" '
             f'y2="{height - BOTTOM}" stroke="var(--muted)" stroke-dasharray="4 3"/>'

@@ -8,6 +8,7 @@ name of it is used that does not consist of plain characters.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -314,10 +315,8 @@ class Stick:
             self.disk.unlink(path)
 
     def _try_unlink(self, path: Path) -> None:
-        try:
+        with contextlib.suppress(OSError):  # the stick is gone; a stale .part never blocks
             self.disk.unlink(path)
-        except OSError:
-            pass  # the stick is gone; a stale .part never blocks
 
 
 def file_chunks(disk: Disk, path: Path) -> Iterator[bytes]:

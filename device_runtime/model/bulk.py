@@ -13,7 +13,7 @@ import numpy as np
 from device_runtime.format.batch import MISSING_CODE, Text
 from device_runtime.format.schema import MISSING_TIME
 from device_runtime.model.fields import Fields, Mask, codes, numbers, times
-from device_runtime.model.values import EXACT, Rule, Unfit
+from device_runtime.model.values import EXACT, Rule, UnfitError
 
 
 def column(rule: Rule, given: Any, *, text: bool) -> tuple[Any, dict[int, str]]:
@@ -135,7 +135,7 @@ def _settle(
         for at, item in zip(odd.tolist(), items, strict=True):
             try:
                 value = rule.value(item, text=text)
-            except Unfit as problem:
+            except UnfitError as problem:
                 issues[at], value = str(problem), None
             found.append(rule.empty if value is None else value)
         stored[odd] = np.array(found, dtype)
@@ -155,7 +155,7 @@ def _by_vocabulary(rule: Rule, given: Any, *, text: bool) -> tuple[Any, dict[int
         value = None
         try:
             value = rule.value(item, text=text)
-        except Unfit as problem:
+        except UnfitError as problem:
             issues.update(dict.fromkeys(np.flatnonzero(found == place).tolist(), str(problem)))
         values.append(value)
     if rule.code:
@@ -195,7 +195,7 @@ def _tensors(rule: Rule, given: Any, *, text: bool) -> tuple[Any, dict[int, str]
     for at, item in zip(odd.tolist(), items, strict=True):
         try:
             found = rule.value(item, text=text)
-        except Unfit as problem:
+        except UnfitError as problem:
             issues[at], found = str(problem), None
         if found is not None:
             stored[at] = np.array(found, dtype)

@@ -15,7 +15,7 @@ from device_runtime.errors import InputError
 from device_runtime.format.batch import MISSING_CODE, SMALL, Batch, Text
 from device_runtime.format.schema import Schema
 from device_runtime.model.rows import RawBlock
-from device_runtime.model.values import Rule, Unfit
+from device_runtime.model.values import Rule, UnfitError
 from device_runtime.record import dataclass
 
 
@@ -156,7 +156,7 @@ def _small(rule: Rule, given: Any, *, text: bool) -> tuple[Any, dict[int, str]]:
     for at, item in enumerate(given):
         try:
             value = rule.value(item, text=text)
-        except Unfit as problem:
+        except UnfitError as problem:
             issues[at], value = str(problem), None
         if not rule.code:
             found.append(value)

@@ -70,6 +70,7 @@ class Scope:
     shapes: dict[bytes, list[int]] = field(default_factory=dict)
 
     def has(self, name: bytes) -> bool:
+        """Return whether a node may use the name."""
         scope: Scope | None = self
         while scope is not None:
             if name in scope.names:
@@ -78,6 +79,7 @@ class Scope:
         return False
 
     def shape(self, name: bytes) -> list[int] | None:
+        """Return the constant under that name, where it is a small one of whole numbers."""
         scope: Scope | None = self
         while scope is not None:
             if name in scope.shapes:
@@ -86,6 +88,7 @@ class Scope:
         return None
 
     def add(self, name: bytes, what: str) -> None:
+        """Let the nodes that follow use the name; a name is made once."""
         if name and name in self.names:
             raise ModelLoadError(f"the model makes {what} {readable(name)} twice")
         self.names.add(name)

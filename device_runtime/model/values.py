@@ -35,7 +35,7 @@ _INTEGERS = {
 _LARGEST = {"float32": 3.4028234663852886e38, "float64": 1.7976931348623157e308}
 
 
-class Unfit(Exception):
+class UnfitError(Exception):
     """A value does not fit its column; the message says what is wrong, without the column."""
 
 
@@ -89,7 +89,7 @@ class Rule:
         """Return the value as it is stored, or None where it is missing.
 
         Raises:
-            Unfit: It does not fit, or is missing and must not be.
+            UnfitError: It does not fit, or is missing and must not be.
         """
         if text and self.column.shape and given is not None:
             given, text = _from_json(given), False
@@ -98,7 +98,7 @@ class Rule:
         value = None if given is None else self._parse(given) if text else self._typed(given)
         if value is None:
             if not self.column.missing:
-                raise Unfit("is missing")
+                raise UnfitError("is missing")
             return None
         return self._judge(value)
 
@@ -150,25 +150,25 @@ class Rule:
         if self.code:
             return self._in_range(value)
         if self.known is not None and self.column.closed and value not in self.known:
-            raise Unfit(f"{shown(value)} is not one of the {len(self.known)} known categories")
+            raise UnfitError(f"{shown(value)} is not one of the {len(self.known)} known categories")
         return value
 
     def _in_range(self, value: float) -> float:
         if not self.least <= value <= self.most:
-            raise Unfit(f"{shown(value)} does not fit {self.column.dtype}")
+            raise UnfitError(f"{shown(value)} does not fit {self.column.dtype}")
         if self.code == "f":
             value = array("f", (value,))[0]  # compared as it will be stored
         if value < self.low:
-            raise Unfit(f"{shown(value)} is below {shown(self.column.low)}")
+            raise UnfitError(f"{shown(value)} is below {shown(self.column.low)}")
         if value > self.high:
-            raise Unfit(f"{shown(value)} is above {shown(self.column.high)}")
+            raise UnfitError(f"{shown(value)} is above {shown(self.column.high)}")
         return value
 
     def _tensor(self, given: Any) -> Any:
         """Return the flat list of a value with a shape; None where it is missing as a whole."""
         if given is None:
             if not self.column.missing:
-                raise Unfit("is missing")
+                raise UnfitError("is missing")
             return None
         if hasattr(given, "tolist"):
             given = given.tolist()
@@ -177,7 +177,7 @@ class Rule:
             value = None if item is None else self._typed(item)
             if value is None:
                 if not self.column.missing:
-                    raise Unfit("holds a missing value")
+                    raise UnfitError("holds a missing value")
                 value = self.empty
             else:
                 value = self._judge(value)
@@ -201,7 +201,7 @@ def _flat(given: Any, shape: tuple[int, ...]) -> Iterator[Any]:
         return
     if not isinstance(given, (list, tuple)) or len(given) != shape[0]:
         size = f"{len(given)} values" if isinstance(given, (list, tuple)) else shown(given)
-        raise Unfit(f"has {size} where {shape[0]} were wanted")
+        raise UnfitError(f"has {size} where {shape[0]} were wanted")
     for item in given:
         yield from _flat(item, shape[1:])
 
@@ -212,7 +212,7 @@ def _from_json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise Unfit(f"{shown(text)} is not a list of numbers") from None
+        raise UnfitError(f"{shown(text)} is not a list of numbers") from None
 
 
 # --- text --------------------------------------------------------------------------------------
@@ -223,11 +223,11 @@ def _parse_float(text: str) -> float | None:
     if _NUMBER.fullmatch(stripped):
         value = float(stripped)
         if value in (float("inf"), float("-inf")):
-            raise Unfit(f"{shown(text)} does not fit float64")
+            raise UnfitError(f"{shown(text)} does not fit float64")
         return value
     if stripped.casefold() in _NO_VALUE:
         return None
-    raise Unfit(f"{shown(text)} is not a number")
+    raise UnfitError(f"{shown(text)} is not a number")
 
 
 def _parse_whole(text: str) -> int | None:
@@ -240,9 +240,9 @@ def _parse_whole(text: str) -> int | None:
 
 def _whole(value: float, given: Any) -> int:
     if value != int(value):
-        raise Unfit(f"{shown(given)} is not a whole number")
+        raise UnfitError(f"{shown(given)} is not a whole number")
     if abs(value) >= EXACT:
-        raise Unfit(f"{shown(given)} is too large to be exact; write it without a point")
+        raise UnfitError(f"{shown(given)} is too large to be exact; write it without a point")
     return int(value)
 
 
@@ -252,7 +252,7 @@ def _parse_bool(text: str) -> int | None:
         return _TRUTH[word]
     if word in _NO_VALUE:
         return None
-    raise Unfit(f"{shown(text)} is not true or false")
+    raise UnfitError(f"{shown(text)} is not true or false")
 
 
 def _parse_time(text: str) -> int | None:
@@ -264,7 +264,7 @@ def _parse_time(text: str) -> int | None:
     try:
         return _microseconds(datetime.fromisoformat(stripped))
     except (ValueError, OverflowError):
-        raise Unfit(f"{shown(text)} is not a time such as 2026-01-31T12:00:00Z") from None
+        raise UnfitError(f"{shown(text)} is not a time such as 2026-01-31T12:00:00Z") from None
 
 
 def _microseconds(moment: Any) -> int:
@@ -292,15 +292,15 @@ def _typed_float(value: Any) -> float | None:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise Unfit(f"{shown(value)} is {_kind(value)}, not a number")
+            raise UnfitError(f"{shown(value)} is {_kind(value)}, not a number")
     try:
         number = float(value)
     except OverflowError:
-        raise Unfit(f"{shown(value)} does not fit float64") from None
+        raise UnfitError(f"{shown(value)} does not fit float64") from None
     if isnan(number):
         return None
     if number in (float("inf"), float("-inf")):
-        raise Unfit("is not a finite number")
+        raise UnfitError("is not a finite number")
     return number
 
 
@@ -309,10 +309,10 @@ def _typed_whole(value: Any) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise Unfit(f"{shown(value)} is {_kind(value)}, not a whole number")
+        raise UnfitError(f"{shown(value)} is {_kind(value)}, not a whole number")
     if isinstance(value, float):
         if value in (float("inf"), float("-inf")):
-            raise Unfit("is not a finite number")
+            raise UnfitError("is not a finite number")
         return _whole(value, value)
     return value
 
@@ -323,7 +323,7 @@ def _typed_bool(value: Any) -> int | None:
         return None
     if isinstance(value, bool) or (isinstance(value, int) and value in (0, 1)):
         return int(value)
-    raise Unfit(f"{shown(value)} is {_kind(value)}, not true or false")
+    raise UnfitError(f"{shown(value)} is {_kind(value)}, not true or false")
 
 
 def _typed_string(value: Any) -> str | None:
@@ -331,15 +331,15 @@ def _typed_string(value: Any) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise Unfit(f"{shown(value)} is {_kind(value)}, not text")
+        raise UnfitError(f"{shown(value)} is {_kind(value)}, not text")
     try:
         size = len(value) if value.isascii() else len(value.encode())
     except UnicodeEncodeError:
-        raise Unfit(f"{shown(value)} is not valid Unicode") from None
+        raise UnfitError(f"{shown(value)} is not valid Unicode") from None
     if "\0" in value:
-        raise Unfit("holds a NUL byte")
+        raise UnfitError("holds a NUL byte")
     if size > MAX_TEXT:
-        raise Unfit(f"is longer than {MAX_TEXT} bytes")
+        raise UnfitError(f"is longer than {MAX_TEXT} bytes")
     return value
 
 
@@ -360,7 +360,7 @@ def _typed_time(value: Any) -> int | None:
             return _microseconds(value)
         except (ValueError, OverflowError, TypeError):
             return None  # pandas' NaT
-    raise Unfit(f"{shown(value)} is {_kind(value)}, not a time such as 2026-01-31T12:00:00Z")
+    raise UnfitError(f"{shown(value)} is {_kind(value)}, not a time such as 2026-01-31T12:00:00Z")
 
 
 def _kind(value: Any) -> str:

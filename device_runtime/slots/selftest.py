@@ -9,6 +9,7 @@ child, without limits, measures at build how much memory and time the model take
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -148,10 +149,8 @@ def _run(folder: Path, bound: Limits, request: dict[str, Any], python: str) -> S
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.communicate()
 
 

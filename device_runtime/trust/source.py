@@ -81,10 +81,10 @@ class Source:
         self._file.seek(0)
         while piece := self._file.read(CHUNK):
             digest.update(piece)
-            for name, data in kept.items():
+            for name in keep:
                 entry = self.index.entries[name]
                 start, end = entry.offset - position, entry.offset + entry.size - position
-                data += piece[max(start, 0) : max(end, 0)]
+                kept[name] += piece[max(start, 0) : max(end, 0)]
             position += len(piece)
         if position != self.index.size:
             raise TruncatedError("the file changed while it was read")

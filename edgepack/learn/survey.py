@@ -86,12 +86,11 @@ def survey(
     rows = invalid = 0
     used = np.zeros(len(labels), bool)
     where = None if upto is None else ds.field("_serial") <= upto
-    for batch in view.batches(names, where):
-        rows += batch.num_rows
-        valid = numbers(batch.column("_flags"), np.int32) & FLAG_INVALID == 0
-        if not valid.all():
-            invalid += int((~valid).sum())
-            batch = batch.filter(pa.array(valid))
+    for returned in view.batches(names, where):
+        rows += returned.num_rows
+        valid = numbers(returned.column("_flags"), np.int32) & FLAG_INVALID == 0
+        invalid += int((~valid).sum())
+        batch = returned if valid.all() else returned.filter(pa.array(valid))
         _count(batch, time, totals, grid)
         if len(labels):
             at = labels.join(batch, key)

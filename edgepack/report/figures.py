@@ -218,7 +218,7 @@ def calibration(found: Quality) -> Figure | None:
     """Said against came true."""
     if not found.calibration:
         return None
-    labels = [f"{10 * i}–{10 * i + 10} %" for i in range(10)]
+    labels = [f"{10 * i} to {10 * i + 10} %" for i in range(10)]
     ideal = svg.Line("perfect", [svg.Point(i, (i + 0.5) / 10) for i in range(10)], 5)
     lines, rows = [ideal], []
     for place, (version, item) in enumerate(sorted(found.calibration.items())[-4:]):

@@ -11,7 +11,7 @@ from edgepack.sim.disk import SimDisk
 HOME = Path("/dev/home")
 
 
-class Broken(AssertionError):
+class BrokenError(AssertionError):
     """A promise does not hold; the seed that shows it is worth keeping as a test."""
 
 

@@ -14,7 +14,7 @@ from edgepack.registry import PlanRow, Registry
 from edgepack.sim.actors import BUNDLE, SimDevice, SimKit, SimRing
 from edgepack.sim.disk import SimDisk
 from edgepack.sim.ledger import Found, Id, at_base, declared, on_device, on_stick
-from edgepack.sim.parts import HOME, Broken, Carried, Machine, Split, Step
+from edgepack.sim.parts import HOME, BrokenError, Carried, Machine, Split, Step
 from edgepack.sim.ports import MOUNT, FusedDisk, machine, new_stick
 from edgepack.workspace import Workspace
 
@@ -123,7 +123,7 @@ class Scene:
         with Registry.open(self.ws.registry) as registry:
             imported, rest = at_base(registry, self.ws.held, self.disk)
         if imported & self.purged:
-            raise Broken("a purged record came back")
+            raise BrokenError("a purged record came back")
         home = imported | rest.ids | self.purged
         anywhere = Found(set(home), list(rest.holes))
         for one in self.machines:
@@ -136,20 +136,20 @@ class Scene:
         """Check every promise that must hold at every moment.
 
         Raises:
-            Broken: One does not.
+            BrokenError: One does not.
         """
         self._note()
         try:
             _, anywhere, holes = self.present()
         except AssertionError as error:
-            raise Broken(f"{error} after {what}") from None
+            raise BrokenError(f"{error} after {what}") from None
         missing = self.durable - anywhere - self.excused
         if missing:
             missing -= declared(missing, self.lanes, holes)
         self.excused |= missing & self.risky
         missing -= self.risky
         if missing:
-            raise Broken(f"undeclared after {what}: {sorted(missing)[:3]}")
+            raise BrokenError(f"undeclared after {what}: {sorted(missing)[:3]}")
         if not self.splits:
             self._no_false_alarm(what)
 
@@ -157,7 +157,7 @@ class Scene:
         with Registry.open(self.ws.registry) as registry:
             for alarm in registry.alarms():
                 if alarm.kind in ("fork", "conflict"):
-                    raise Broken(f"false alarm after {what}: {alarm.text}")
+                    raise BrokenError(f"false alarm after {what}: {alarm.text}")
 
     def stuck(self) -> str:
         """Return what still lies on a device only, an empty text when all is home."""
@@ -173,7 +173,7 @@ class Scene:
         """Check that every fork whose two branches came home was flagged.
 
         Raises:
-            Broken: One was not.
+            BrokenError: One was not.
         """
         with Registry.open(self.ws.registry) as registry:
             rows = registry.segments(state=None)
@@ -184,4 +184,4 @@ class Scene:
             ]
             phys = {who for who, when in after if when > split.born}
             if {split.one, split.other} <= phys and split.device_id not in flagged:
-                raise Broken(f"a fork of {split.device_id[:8]} went unnoticed")
+                raise BrokenError(f"a fork of {split.device_id[:8]} went unnoticed")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from edgepack.sim.actors import SimRing
-from edgepack.sim.parts import Broken, Step
+from edgepack.sim.parts import BrokenError, Step
 from edgepack.sim.world import World
 
 WEIGHTS: Mapping[str, float] = {
@@ -61,7 +61,7 @@ def play(
                 world.do(step)
                 world.check(step.what)
             world.finish()
-        except Broken as error:
+        except BrokenError as error:
             return str(error)
     return ""
 

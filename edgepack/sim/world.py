@@ -17,7 +17,16 @@ from edgepack.fleet.devices import accept
 from edgepack.registry import Registry
 from edgepack.sim.disk import PowerCut
 from edgepack.sim.ledger import on_device
-from edgepack.sim.parts import HOME, Broken, Carried, Machine, Split, Step, every_file, files_on
+from edgepack.sim.parts import (
+    HOME,
+    BrokenError,
+    Carried,
+    Machine,
+    Split,
+    Step,
+    every_file,
+    files_on,
+)
 from edgepack.sim.ports import MOUNT, plug
 from edgepack.sim.scene import SMALL_STICK, Scene
 from edgepack.store.archive import Archive, purge
@@ -53,7 +62,7 @@ class World(Scene):
             self._fall(one, power=False)  # the program ended with an error; somebody starts it
         except EdgepackError as error:
             if step.fuse is None:
-                raise Broken(f"{step.what} failed: {error.line()}") from error
+                raise BrokenError(f"{step.what} failed: {error.line()}") from error
         finally:
             self.disk.fuse = None
             for other in self.machines:
@@ -277,7 +286,7 @@ class World(Scene):
         """Give everybody enough visits; then everything must be home, and every fork noticed.
 
         Raises:
-            Broken: Something is stuck, undeclared, or went unnoticed.
+            BrokenError: Something is stuck, undeclared, or went unnoticed.
         """
         if not self.sticks:
             self.add_stick()
@@ -300,5 +309,5 @@ class World(Scene):
         self.check("the last sync")
         stuck = self.stuck()
         if stuck:
-            raise Broken(stuck)
+            raise BrokenError(stuck)
         self.forks_noticed()

@@ -11,13 +11,13 @@ from device_runtime.journal import quota
 from edgepack.courier import importer, sync
 from edgepack.courier.spans import subtract
 from edgepack.registry import Registry
-from edgepack.sim.parts import Broken, files_on
+from edgepack.sim.parts import BrokenError, files_on
 from edgepack.sim.ports import MOUNT
 
 
 def test_duplicates_by_segment_hash_only_would_import_rows_twice(play, monkeypatch):
     monkeypatch.setattr(importer.Importer, "_fresh", lambda _self, parsed: parsed.sequences)
-    with pytest.raises(Broken, match="twice"):
+    with pytest.raises(BrokenError, match="twice"):
         play("row 0/1; clone 0/0; row 0/2; seal 0/0; dsync 0/0; dsync 2/1; bsync 0/0; bsync 0/1")
 
 
@@ -28,7 +28,7 @@ def test_tombstones_by_segment_hash_only_would_bring_rows_back(play, monkeypatch
 
     monkeypatch.setattr(importer.Importer, "_fresh", fresh)
     monkeypatch.setattr(importer.Importer, "_is_buried", lambda *_: False)
-    with pytest.raises(Broken, match="purged"):
+    with pytest.raises(BrokenError, match="purged"):
         play(
             """row 0/1; image 0/0; row 0/2; seal 0/0; dsync 0/0; bsync 0/0
                purge 0/0; purge 0/1; purge 0/2; irestore 0/1; dsync 0/1; bsync 0/1"""
@@ -41,7 +41,7 @@ def test_acks_of_what_no_backup_holds_would_lose_rows_in_a_restore(play, monkeyp
         Registry, "acknowledged", lambda self, device, **_: real(self, device, backed_only=False)
     )
     lose = "; ".join(["row 0/1; dsync 0/0; bsync 0/0; dsync 0/0; prune 0/0"] * 2)
-    with pytest.raises(Broken, match="undeclared"):
+    with pytest.raises(BrokenError, match="undeclared"):
         play(f"backup; {lose}; slose 0/0; brestore 0/1; row 0/1")
 
 
@@ -51,7 +51,7 @@ def test_evicting_without_a_hole_would_lose_rows_undeclared(play, monkeypatch):
         shelf.disk.fsync_dir(shelf.folder)
 
     monkeypatch.setattr(quota, "evict", evict)
-    with pytest.raises(Broken, match="undeclared"):
+    with pytest.raises(BrokenError, match="undeclared"):
         play("", devices=1, finish=False).fill()
 
 
@@ -65,13 +65,13 @@ def test_forgetting_what_the_base_holds_would_be_forgotten_twice(play, monkeypat
 
 def test_without_the_chain_a_clone_goes_unnoticed(play, monkeypatch):
     monkeypatch.setattr(importer, "find_forks", lambda *_: [])
-    with pytest.raises(Broken, match="unnoticed"):
+    with pytest.raises(BrokenError, match="unnoticed"):
         play("row 0/1; seal 0/0; clone 0/1; row 0/1; row 2/1; dsync 0/0; dsync 2/0; bsync 0/0")
 
 
 def test_a_stick_that_nobody_tidies_stops_the_loop(play, monkeypatch):
     monkeypatch.setattr(sync, "clean_stick", lambda *_: 0)
-    with pytest.raises(Broken, match=r"stuck|undeclared"):
+    with pytest.raises(BrokenError, match=r"stuck|undeclared"):
         world = play("snew 0/0", finish=False)
         for _ in range(10):
             world.play("row 0/1; row 1/1; dsync 0/2; dsync 1/2; bsync 0/2")

@@ -14,7 +14,7 @@ from device_runtime.format.segment import Lane
 from edgepack.registry import Registry
 from edgepack.sim.disk import PowerCut
 from edgepack.sim.ledger import on_device, on_stick
-from edgepack.sim.parts import HOME, Broken, Step
+from edgepack.sim.parts import HOME, BrokenError, Step
 from edgepack.sim.ports import MOUNT
 
 
@@ -270,7 +270,7 @@ def test_the_books_notice_a_record_that_is_gone(play):
     disk = world.machines[0].disk
     for name in disk.list(HOME / "journal"):
         disk.unlink(HOME / "journal" / name)
-    with pytest.raises(Broken, match="undeclared"):
+    with pytest.raises(BrokenError, match="undeclared"):
         world.check("sabotage")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
@@ -36,10 +37,8 @@ def test_canonical_json_has_one_form_and_reads_back(value):
 
 @given(st.binary(max_size=300))
 def test_hostile_json_raises_format_errors_only(data):
-    try:
+    with contextlib.suppress(FormatError):
         canonical.decode(data, "x", limit=200)
-    except FormatError:
-        pass
 
 
 @pytest.mark.parametrize(

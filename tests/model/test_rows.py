@@ -1,5 +1,6 @@
 """Every input becomes rows; what is no row is a fault of that row, and the next one goes on."""
 
+import contextlib
 import csv
 import io
 import json
@@ -355,10 +356,8 @@ def test_an_array_that_ends_early_gives_its_rows_and_says_so():
 @given(st.binary(max_size=200))
 @settings(max_examples=100, deadline=None)
 def test_random_arrays_raise_nothing_but_the_inputs_error(data):
-    try:
+    with contextlib.suppress(InputError):
         list(rows.read_npy(io.BytesIO(b"\x93NUMPY" + data), NUMBERS))
-    except InputError:
-        pass
 
 
 @pytest.mark.parametrize(

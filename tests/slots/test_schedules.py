@@ -28,7 +28,7 @@ class Step:
     seed: int
 
 
-class Broken(AssertionError):
+class BrokenError(AssertionError):
     pass
 
 
@@ -80,7 +80,7 @@ class Player:
             self.device.start()
             self.check("final start")
         if self.device.running == 0:
-            raise Broken("nothing runs at the end")
+            raise BrokenError("nothing runs at the end")
 
     def act(self, step: Step) -> None:
         device, bundle = self.device, self.bundles[step.version]
@@ -108,7 +108,7 @@ class Player:
             if bundle.kind == "damaged":
                 bundle.kind = "sound"  # the next stick is a better one
         if outcome == "installed" and bundle.root < self.root:
-            raise Broken("a bundle of a superseded root was accepted")
+            raise BrokenError("a bundle of a superseded root was accepted")
         # It came back with an answer, so the root that it showed must not be forgotten any more.
         self.root = max(self.root, bundle.root)
 
@@ -123,25 +123,25 @@ class Player:
         if downgrade(self.device.home, b"", steps=steps):
             self.device._stop()
             if self.device.generation.active != other.digest:
-                raise Broken("the token did not lead to its version")
+                raise BrokenError("the token did not lead to its version")
             if downgrade(self.device.home, b"", steps=steps):
-                raise Broken("a replayed token acted")
+                raise BrokenError("a replayed token acted")
 
     def check(self, after: str) -> None:
         device = self.device
         kept = device.disk.after_power_cut()
         for disk in (device.disk, kept, device.disk.after_power_cut(seed=1)):
             if not can_run(disk, device):
-                raise Broken(f"zero runnable slots after {after}")
+                raise BrokenError(f"zero runnable slots after {after}")
         now = device.generation
         for digest in now.rejected - self.left - now.revoked_digests:
             kind = next(b.kind for b in device.bundles.values() if b.digest == digest)
             if kind in ("sound", "transient"):
-                raise Broken(f"a sound version was burnt after {after}")
+                raise BrokenError(f"a sound version was burnt after {after}")
         if now.trusted_version < self.highest:
-            raise Broken(f"the trusted version went back after {after}")
+            raise BrokenError(f"the trusted version went back after {after}")
         if root_version(now.trusted.root) < self.root:
-            raise Broken(f"the root went back after {after}")
+            raise BrokenError(f"the root went back after {after}")
         # What a killed installer committed without the last sync may still be undone: nobody was
         # told of it.
         durable = open_home(ROOT, disk=kept, clock=FixedClock(), disk_id="d").generation()
@@ -153,7 +153,7 @@ def play(seed: int) -> None:
     bundles, steps = schedule(seed)
     try:
         Player(bundles).play(steps)
-    except Broken as error:
+    except BrokenError as error:
         told = "; ".join(f"{s.op} {s.version} @{s.fuse} power={s.power}" for s in steps)
         kinds = {v: (b.kind, b.root, len(b.revokes)) for v, b in bundles.items()}
         pytest.fail(f"seed {seed}: {error}: {kinds}: {told}")

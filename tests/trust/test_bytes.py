@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,10 +35,8 @@ def attempt(device: Device, path: Path, data: bytes) -> str | None:
     """Verify bytes; returns the digest if they are accepted. Anything unexpected is raised."""
     path.write_bytes(data)
     for look in (peek, read_roots):
-        try:
+        with contextlib.suppress(FormatError, VerificationError):
             look(DISK, path, device.policy)
-        except (FormatError, VerificationError):
-            pass
     try:
         return device.verify(path).digest
     except (FormatError, VerificationError) as error:

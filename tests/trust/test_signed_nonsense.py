@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,8 @@ def test_targets(base: Base, entries: dict[str, bytes], data: st.DataObject) -> 
         return
     path = base.folder / "nonsense.edgepack"
     path.write_bytes(pack(changed))
-    try:
+    with contextlib.suppress(EXPECTED):
         base.device().verify(path)
-    except EXPECTED:
-        pass
 
 
 @relaxed
@@ -106,10 +105,8 @@ def test_snapshot_and_timestamp(base: Base, entries: dict[str, bytes], data: st.
     changed[f"metadata/{name}.json"] = sign_document(value, base.ring.signers("release"))
     path = base.folder / "nonsense.edgepack"
     path.write_bytes(pack(changed))
-    try:
+    with contextlib.suppress(EXPECTED):
         base.device().verify(path)
-    except EXPECTED:
-        pass
 
 
 @relaxed
@@ -119,10 +116,8 @@ def test_roots(base: Base, data: st.DataObject) -> None:
     metadata = roles.new_root(device.trusted.root, roles.Change({}), base.now)
     value = {"signed": mangle(metadata.signed.to_dict(), data), "signatures": []}
     raw = sign_document(value, base.ring.signers("root"))
-    try:
+    with contextlib.suppress(EXPECTED):
         advance_root({2: raw}, device.trusted, device.policy)
-    except EXPECTED:
-        pass
 
 
 @relaxed
@@ -163,10 +158,8 @@ def test_kits(base: Base, kit: dict[str, bytes], data: st.DataObject) -> None:
     changed["metadata/kit.json"] = sign_document(value, base.ring.signers("targets"))
     path = base.folder / "nonsense.kit"
     path.write_bytes(pack(changed))
-    try:
+    with contextlib.suppress(EXPECTED):
         read_kit(DISK, path)
-    except EXPECTED:
-        pass
 
 
 def test_the_genuine_ones_are_accepted(base: Base, kit: dict[str, bytes]) -> None:
