@@ -35,6 +35,7 @@ class Converters:
 def converters() -> Converters:
     """Return the converters of our own."""
     from sklearn import ensemble, tree
+    from sklearn.base import ClassifierMixin
 
     table = Converters()
     for kind in (ensemble.HistGradientBoostingClassifier, ensemble.HistGradientBoostingRegressor):
@@ -50,6 +51,9 @@ def converters() -> Converters:
         tree.ExtraTreeRegressor,
     ):
         table.convert[kind] = _forest
+    for kind in table.convert:
+        if issubclass(kind, ClassifierMixin):
+            table.parse[kind] = _parse_classifier
     from sklearn.impute import SimpleImputer
 
     table.convert[SimpleImputer] = impute.convert
@@ -134,9 +138,11 @@ def _parse_classifier(
     scope: Any, model: Any, inputs: Sequence[Any], **_custom_parsers: Any
 ) -> list[Any]:
     """Declare a classifier's two outputs: its label and its probabilities, no ZipMap."""
+    from skl2onnx._supported_operators import sklearn_operator_name_map
     from skl2onnx.common.data_types import FloatTensorType, Int64TensorType
 
-    operator = scope.declare_local_operator(f"Edgepack{type(model).__name__}", model)
+    known = sklearn_operator_name_map.get(type(model), f"Edgepack{type(model).__name__}")
+    operator = scope.declare_local_operator(known, model)
     operator.inputs = list(inputs)
     label = scope.declare_local_variable("label", Int64TensorType())
     chances = scope.declare_local_variable("probabilities", FloatTensorType())

@@ -224,7 +224,8 @@ def tensors_to_proto(
     opset, ml, _ = opsets_for(onnxruntime)
     own = converters()
     last = estimator.steps[-1][1] if getattr(estimator, "steps", None) else estimator
-    known = hasattr(last, "predict_proba") and type(last) not in own.shape
+    # Options make skl2onnx look at every attribute of every tree: none where our parser stands.
+    known = hasattr(last, "predict_proba") and type(last) not in own.parse
     options = {id(last): {"zipmap": False}} if known else None
     try:
         with warnings.catch_warnings():

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 UNSEEN = ("never seen before", "", " ", "Ünïcode ✓", "x" * 300)
 BASE = 24  # real rows that each change is made to
-THRESHOLDS = 100  # of a model's thresholds that are tried, spread over all
+THRESHOLDS = 100  # of a model's thresholds that are tried in a column, spread over all
+MOST = 4000  # ... and in all columns together
 FAR = 1000  # how many times the span of training an extreme lies outside
 
 DENORMAL = {"float32": 1e-42, "float64": 5e-324}
@@ -37,6 +38,7 @@ def hostile_rows(
         thresholds: Of the trees in the model; tried in every column that they lie in.
     """
     base = base_rows(frame)
+    tried = max(3, min(THRESHOLDS, MOST // max(1, len(schema.fed))))
     for column in schema.fed:
         if column.shape:
             for value in (0, 1, 255):
@@ -49,7 +51,7 @@ def hostile_rows(
                 for text in UNSEEN:
                     yield "unseen category", column.name, with_value(base, column, text)
             continue
-        for kind, values in _numbers(column, frame[column.name], thresholds):
+        for kind, values in _numbers(column, frame[column.name], thresholds, tried):
             if values:
                 yield kind, column.name, _each(base.iloc[:4], column, values)
     yield "constant rows", "", _stack([base.iloc[:1]] * 50)
@@ -93,7 +95,7 @@ def _each(rows: pd.DataFrame, column: Column, values: list[Any]) -> pd.DataFrame
 
 
 def _numbers(
-    column: Column, values: pd.Series[Any], thresholds: Sequence[float]
+    column: Column, values: pd.Series[Any], thresholds: Sequence[float], tried: int
 ) -> Iterator[tuple[str, list[Any]]]:
     known = values.dropna().to_numpy()
     if not len(known) or column.dtype == "bool":
@@ -105,16 +107,15 @@ def _numbers(
     if not floats:
         info = np.iinfo(column.dtype)
         far = [int(np.clip(round(item), info.min, info.max)) for item in far]
-    yield "extremes", _admitted(column, far)
+    yield "extremes", _admitted(column, list(dict.fromkeys(far)))
     if floats:
         tiny = DENORMAL[column.dtype]
         yield "denormals", _admitted(column, [tiny, -tiny, -0.0])
     near = [item for item in thresholds if low <= item <= high]
-    step = max(1, len(near) // THRESHOLDS)
     around: list[Any] = []
-    for item in near[::step]:
+    for item in near[:: max(1, len(near) // tried)]:
         around += _ulps(column.dtype, item) if floats else [int(np.floor(item)), int(item) + 1]
-    yield "thresholds ± 1 ulp", _admitted(column, around)
+    yield "thresholds ± 1 ulp", _admitted(column, sorted(set(around)))
 
 
 def _ulps(dtype: str, value: float) -> list[Any]:

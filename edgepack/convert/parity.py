@@ -6,7 +6,7 @@ session. A label may differ only where the scores say that it was a tie; ties ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,24 @@ RTOL = 1e-5
 ATOL = 1e-5
 SHOWN = 20  # differences that a report lists
 ORIGINAL = Callable[["pd.DataFrame"], Scored]
+Rows = tuple[str, str, int, "pd.DataFrame"]  # kind, column or "", number of the first row, rows
+
+
+@dataclass(frozen=True, slots=True)
+class Voices:
+    """Who is asked.
+
+    Attributes:
+        official: Session of onnxruntime's own binding.
+        device: The device's session.
+        schema: Of the model.
+        ask: The trained model; None if there is none.
+    """
+
+    official: Any
+    device: Any
+    schema: Schema
+    ask: ORIGINAL | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +216,10 @@ def compare_all(
     ask: ORIGINAL | None,
     held: pd.DataFrame,
     report: Report,
+    *,
+    hostile: bool = True,
 ) -> Report:
-    """Compare everything and fill the report.
+    """Compare everything and fill the report; never more than a few thousand rows at a time.
 
     Args:
         model: ONNX bytes.
@@ -207,25 +227,43 @@ def compare_all(
         ask: The trained model; None: only the two engines are compared.
         held: Real rows that the model was not measured into shape by.
         report: Where figures go; returned.
+        hostile: Whether to make hostile rows of the real ones as well.
 
     Raises:
         ConversionError: The model answers differently when asked twice.
     """
-    official = official_session(model)
-    device = open_session(model, schema)
+    voices = Voices(official_session(model), open_session(model, schema), schema, ask)
     try:
-        _twice(official, schema, held)
+        _twice(voices.official, schema, held)
         for start in range(0, len(held), ROWS):
             part = held.iloc[start : start + ROWS]
-            _compare(official, device, schema, ask, ("held-out", "", start), part, report)
-        made = list(hostile_rows(schema, held, thresholds_of(model)))
-        voices = (official, device, schema, ask)
-        if not _compare_at_once(voices, made, report):
-            for kind, column, rows in made:
-                _compare(*voices, (kind, column, 0), rows, report)
+            _compare(voices, [("held-out", "", start, part)], report)
+        made = hostile_rows(schema, held, thresholds_of(model)) if hostile else ()
+        for several in _batches(made):
+            _compare(voices, several, report)
     finally:
-        device.close()
+        voices.device.close()
     return report
+
+
+def _batches(made: Iterable[tuple[str, str, pd.DataFrame]]) -> Iterator[list[Rows]]:
+    """Yield hostile rows in batches of about `ROWS`, whatever they were made for; "one row" alone.
+
+    One call for many kinds of rows is many times quicker than one for each.
+    """
+    several: list[Rows] = []
+    count = 0
+    for kind, column, rows in made:
+        if kind == "one row":
+            yield [(kind, column, 0, rows)]
+            continue
+        several.append((kind, column, 0, rows))
+        count += len(rows)
+        if count >= ROWS:
+            yield several
+            several, count = [], 0
+    if several:
+        yield several
 
 
 def _twice(session: Any, schema: Schema, held: pd.DataFrame) -> None:
@@ -246,69 +284,44 @@ def _same_bits(one: Scored, two: Scored) -> bool:
     return one.scores.tobytes() == two.scores.tobytes()
 
 
-def _compare_at_once(
-    voices: tuple[Any, Any, Schema, ORIGINAL | None],
-    made: Sequence[tuple[str, str, pd.DataFrame]],
-    report: Report,
-) -> bool:
-    """Compare all hostile rows in one call, which is many times quicker; False if refused."""
+def _compare(voices: Voices, several: Sequence[Rows], report: Report) -> None:
+    """Ask all voices about several kinds of rows at once; one by one if the estimator refuses."""
     import pandas as pd
 
-    official, device, schema, ask = voices
-    whole = pd.concat([rows for _, _, rows in made], ignore_index=True)
+    schema = voices.schema
+    frames = [rows for _, _, _, rows in several]
+    whole = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
     try:
         with np.errstate(all="ignore"):
-            want = ask(whole) if ask is not None else None
+            want = voices.ask(whole) if voices.ask is not None else None
+        refused = False
     except (ValueError, TypeError, OverflowError):
-        return False
-    got = run_official(official, schema, whole)
-    theirs = device_scored(device, schema, whole)
+        want, refused = None, True
+    if refused and len(several) > 1:
+        for one in several:
+            _compare(voices, [one], report)
+        return
+    got = run_official(voices.official, schema, whole)
+    theirs = device_scored(voices.device, schema, whole)
     report.device_rows += len(whole)
     if not _same_bits(got, theirs):
         report.device_different += _count_different(got, theirs)
     start = 0
-    for kind, column, rows in made:
+    for kind, column, first, rows in several:
         part = slice(start, start + len(rows))
         start += len(rows)
         group = report.groups.setdefault(kind, Group())
+        if refused:
+            group.refused += len(rows)
+            continue
         group.rows += len(rows)
         if want is not None:
-            judge(schema, _part(want, part), _part(got, part), (kind, column, 0), group, report)
-        if kind == "one row":
-            _compare(*voices, (kind, column, 0), rows, report)
-    return True
+            where = (kind, column, first)
+            judge(schema, _part(want, part), _part(got, part), where, group, report)
 
 
 def _part(scored: Scored, part: slice) -> Scored:
     return Scored(scored.label[part], None if scored.scores is None else scored.scores[part])
-
-
-def _compare(
-    official: Any,
-    device: Any,
-    schema: Schema,
-    ask: ORIGINAL | None,
-    where: tuple[str, str, int],
-    rows: pd.DataFrame,
-    report: Report,
-) -> None:
-    group = report.groups.setdefault(where[0], Group())
-    got = run_official(official, schema, rows)
-    theirs = device_scored(device, schema, rows)
-    report.device_rows += len(rows)
-    if not _same_bits(got, theirs):
-        report.device_different += _count_different(got, theirs)
-    if ask is None:
-        group.rows += len(rows)
-        return
-    try:
-        with np.errstate(all="ignore"):
-            want = ask(rows)
-    except (ValueError, TypeError, OverflowError):
-        group.refused += len(rows)
-        return
-    group.rows += len(rows)
-    judge(schema, want, got, where, group, report)
 
 
 def _count_different(one: Scored, two: Scored) -> int:

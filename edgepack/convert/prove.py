@@ -52,7 +52,12 @@ def tolerances(recipe: Recipe, held: pd.DataFrame) -> tuple[float, float]:
 
 
 def prove(
-    fitted: Fitted, frame: pd.DataFrame, held: pd.DataFrame, *, onnxruntime: str = "1.20"
+    fitted: Fitted,
+    frame: pd.DataFrame,
+    held: pd.DataFrame,
+    *,
+    onnxruntime: str = "1.20",
+    hostile: bool = True,
 ) -> Proven:
     """Convert, and compare on held-out and hostile rows.
 
@@ -64,6 +69,7 @@ def prove(
         frame: Rows it was trained on.
         held: Real rows to compare on.
         onnxruntime: The oldest that must run the model.
+        hostile: False only for a model that is measured and then fitted again, never shipped.
 
     Raises:
         ConversionError: It cannot be converted.
@@ -81,7 +87,7 @@ def prove(
             made, notes = settle(made, estimator, held, (rtol, atol))
             report.notes += notes
             ask = parity.original(estimator, made.schema, fitted.inputs)
-            parity.compare_all(made.model, made.schema, ask, held, report)
+            parity.compare_all(made.model, made.schema, ask, held, report, hostile=hostile)
         except ConversionError as error:
             trouble = trouble or error
             continue
