@@ -17,6 +17,8 @@ VALUE_NAMES = ("label", "truth", "value")
 
 def is_record_id(ref: str) -> bool:
     """Whether this is the id of a record, and not a key of the user's own."""
+    if ref.count("/") != 3:
+        return False
     try:
         RecordId.parse(ref)
     except FormatError:

@@ -19,9 +19,7 @@ _BRACKETS = re.compile(rb"[\[\]{}]")
 
 def encode(value: object) -> bytes:
     """Return the canonical bytes of a JSON value; NaN and infinities are refused (ValueError)."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def decode(
@@ -49,9 +47,7 @@ def decode(
         raise TooLargeError(f"{what} is larger than {limit} bytes")
     try:
         _check_depth(raw, what)
-        value = json.loads(
-            raw, object_pairs_hook=_no_twice, parse_constant=_no_constant, parse_float=_finite
-        )
+        value = _DECODER.decode(raw.decode())
         # Escapes may spell half a character, which no file or log could ever hold.
         again = encode(value) if canonical or b"\\u" in raw else raw
     except (ValueError, RecursionError) as error:
@@ -91,3 +87,11 @@ def _finite(text: str) -> float:
 def _no_constant(name: str) -> float:
     message = f"{name} is not a JSON number"
     raise ValueError(message)
+
+
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_no_twice, parse_constant=_no_constant, parse_float=_finite
+)

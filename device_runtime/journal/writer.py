@@ -61,6 +61,7 @@ class Journal(Keeper):
         super().__init__(shelf, clock=clock, identity=identity, policy=policy, epoch=epoch)
         self.on_seal: Callable[[Lane, int, int], bytes | None] | None = None
         self._schema: Schema | None = None
+        self._hash_key = ""
         self._last_sync = clock.monotonic_ns()
         self._drift = clock.wall_ns() - self._last_sync
         self._sketch_only = policy.log_mode == "sketch"
@@ -102,6 +103,7 @@ class Journal(Keeper):
         self.seal("bundle")
         self._leave_all()  # what could not be sealed must not get rows of another layout
         self._bundle, self._schema = bundle, schema
+        self._hash_key = schema.key.dtype if schema.key and schema.key.journal == "hash" else ""
         hash_key = sha256(b"edgepack journal hash v1\0", self._identity.to_bytes())
         self._encoder = RowEncoder(layout_of(schema), schema, hash_key)
 
@@ -170,9 +172,8 @@ class Journal(Keeper):
         self, ref: str, value: object, *, by: str, source: str, observed_wall_ns: int
     ) -> RecordId | None:
         """Append a PRIORITY label. `by`: `record` or `key` (hashed here if the schema says so)."""
-        key = self._schema.key if self._schema is not None else None
-        if by == "key" and key is not None and key.journal == "hash":
-            ref = self._encoder.hash_text(value_bytes(key.dtype, ref))
+        if by == "key" and self._hash_key:
+            ref = self._encoder.hash_text(value_bytes(self._hash_key, ref))
         body = {"ref": ref, "by": by, "value": value, "source": source}
         return self._record(LABEL, {**body, "observed": observed_wall_ns})
 
@@ -188,7 +189,8 @@ class Journal(Keeper):
             self._sync_due(monotonic)
         if not result.kept:
             return None
-        return RecordId.parse(f"{result.prefix}{result.first_sequence}")
+        device, epoch, uid, _ = result.prefix.split("/")
+        return RecordId(device, epoch, uid, result.first_sequence)
 
     def _put(
         self,
