@@ -37,6 +37,7 @@ FOLDERS: tuple[str, ...] = (
     "metadata",
 )
 ENVIRONMENT = "EDGEPACK_PASSPHRASE"
+NEW_ENVIRONMENT = "EDGEPACK_NEW_PASSPHRASE"
 
 # What a class says about its machines beside the policy: for wheels and for the opset.
 _MACHINE = {"arch": "x86_64", "python": "3.11", "onnxruntime": "1.20"}
@@ -240,28 +241,29 @@ class Workspace:
         return ask_passphrase(f"Passphrase of {self.root.name}: ", confirm=confirm)
 
 
-def ask_passphrase(prompt: str, *, confirm: bool = False) -> str:
-    """Return the passphrase from EDGEPACK_PASSPHRASE, else ask for it on the terminal.
+def ask_passphrase(prompt: str, *, confirm: bool = False, variable: str = ENVIRONMENT) -> str:
+    """Return the passphrase from the environment, else ask for it on the terminal.
 
     Args:
         prompt: What the person reads.
-        confirm: Ask twice: for a new key ring.
+        confirm: Ask twice: for a new passphrase.
+        variable: Where it stands in the environment.
 
     Raises:
         KeyringError: Neither is there, it is empty, or the two differ.
     """
-    given = os.environ.get(ENVIRONMENT)
+    given = os.environ.get(variable)
     if given is None:
         if not sys.stdin.isatty():
             raise KeyringError(
                 "no passphrase for the keys",
-                next=f"set {ENVIRONMENT}, or run the command in a terminal",
+                next=f"set {variable}, or run the command in a terminal",
             )
         given = getpass.getpass(prompt)
         if confirm and getpass.getpass("Once more: ") != given:
             raise KeyringError("the two passphrases differ", next="repeat the command")
     if not given:
-        raise KeyringError("the passphrase is empty", next=f"give one, or set {ENVIRONMENT}")
+        raise KeyringError("the passphrase is empty", next=f"give one, or set {variable}")
     return given
 
 

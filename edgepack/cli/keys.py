@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     keys.command("revoke")(revoke)
     keys.command("recover")(recover)
     keys.command("forget")(forget)
+    keys.command("passphrase")(passphrase)
     keys.command("downgrade")(downgrade)
     keys.command("sign")(sign)
     app.add_typer(keys, name="keys")
@@ -38,7 +39,8 @@ def list_keys(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
     from device_runtime.format.words import words
     from device_runtime.trust.quorum import root_facts, root_sha256
     from edgepack.keys import roles
-    from edgepack.keys.ring import key_files, read_public
+    from edgepack.keys.keyfile import key_files
+    from edgepack.keys.ring import read_public
 
     ws, screen = _open(workspace), Screen(json)
     root = roles.newest_root(ws)
@@ -78,7 +80,10 @@ def list_keys(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
 
 @guard
 def rotate(
-    role: str = typer.Argument(help="root, targets, timestamp, journal or oms"),
+    role: str = typer.Argument(help="root, targets, timestamp, journal, base, recovery or oms."),
+    family: str = typer.Option(
+        "", help="Only the ed25519 or the ml-dsa key of root or targets: each custodian his own."
+    ),
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
@@ -88,7 +93,8 @@ def rotate(
 
     ws = _open(workspace)
     with ws.lock():
-        _show(Screen(json), ceremony.rotate(ws, _ring(ws), role, clock=SystemClock()))
+        outcome = ceremony.rotate(ws, _ring(ws), role, clock=SystemClock(), family=family)
+        _show(Screen(json), outcome)
 
 
 @guard
@@ -139,6 +145,21 @@ def forget(
     with ws.lock():
         outcome = ceremony.forget(ws, _ring(ws), key)
         _show(Screen(json), outcome, "delete it from copies of keys/ and from backups too")
+
+
+@guard
+def passphrase(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
+    """Give every key that is here a new passphrase; keys that are elsewhere keep theirs."""
+    from edgepack.keys import ceremony
+    from edgepack.workspace import NEW_ENVIRONMENT, ask_passphrase
+
+    ws = _open(workspace)
+    with ws.lock():
+        ring = _ring(ws)
+        new = ask_passphrase("New passphrase: ", confirm=True, variable=NEW_ENVIRONMENT)
+        outcome = ceremony.passphrase(ring, new)
+        then = "edgepack backup: copies of keys/ that are made before open with the old one"
+        _show(Screen(json), outcome, then)
 
 
 @guard

@@ -6,7 +6,7 @@ a `.half` file for the next custodian: `edgepack keys sign FILE` there, and the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tuf.api._payload import Root
 from tuf.api.metadata import Metadata
 
 from device_runtime.clock import Clock
-from device_runtime.crypt import RecipientKey
+from device_runtime.crypt import PublicIdentity, RecipientKey
 from device_runtime.disk import write_durable
 from device_runtime.errors import FormatError, UsageError
 from device_runtime.format import canonical
@@ -25,7 +25,8 @@ from device_runtime.trust import quorum
 from device_runtime.trust.token import KIND, Token, read_token, token_of, token_signed
 from edgepack.errors import ClockError, KeyringError
 from edgepack.keys import roles, sign
-from edgepack.keys.ring import KeyFile, PublicRing, Ring
+from edgepack.keys.keyfile import KeyFile, Passphrase, reseal
+from edgepack.keys.ring import FAMILIES, PublicRing, Ring
 from edgepack.registry import Registry
 
 DAY = 86400
@@ -66,38 +67,73 @@ def found(ws: Any, passphrase: str, clock: Clock) -> Ring:
     return ring
 
 
-def rotate(ws: Any, ring: Ring, role: str, *, clock: Clock) -> Outcome:
+def rotate(ws: Any, ring: Ring, role: str, *, clock: Clock, family: str = "") -> Outcome:
     """Draw new keys for a role.
 
     Args:
         ws: The workspace.
         ring: Its keys.
-        role: `root`, `targets`, `timestamp` (with `snapshot`: the release key), `journal`, `oms`.
+        role: `root`, `targets`, `timestamp` (with `snapshot`: the release key), `journal`, `base`,
+            `recovery`, `oms`.
         clock: For the time in the new root.
+        family: `ed25519` or `ml-dsa`: only that key of root or targets, so that each of two
+            custodians draws his own; both if empty.
 
     Raises:
-        UsageError: No such role, or one that cannot be rotated.
+        UsageError: No such role or family, or one that cannot be rotated.
         KeyringError: Keys or roots are missing.
     """
     role, now = ALIASES.get(role, role), roles.seconds(clock)
-    if role in ("root", "targets", "release"):
-        keys = _public_keys(ring.draw(role, now))
-        return _make_root(ws, ring, roles.newest_root(ws), roles.Change({role: keys}), now)
-    public = ring.public()
-    if role == "journal":
-        drawn = RecipientKey(bytes.fromhex(ring.draw(role, now)[0].body["public"]))
-        new = PublicRing(public.base, (drawn, *public.journal), public.recovery, public.oms)
-        what = "new journal key: devices use it after the next bundle; never delete the old ones"
-    elif role == "oms":
-        pem = str(ring.draw(role, now)[0].body["public"])
-        new = PublicRing(public.base, public.journal, public.recovery, pem)
-        what = "new key for model.sig: give keys/oms.pub to those who check it"
-    else:
+    if family and family not in FAMILIES.get(role, ()):
+        raise UsageError(f"{role} has no key of family {family}", next="see: edgepack keys list")
+    if role in FAMILIES:
+        root = roles.newest_root(ws)
+        stay = [key for key in roles.keys_of(root, role) if family and key.keytype != family]
+        drawn = _public_keys(ring.draw(role, now, (family,) if family else ()))
+        return _make_root(ws, ring, root, roles.Change({role: (*drawn, *stay)}), now)
+    if role not in _OWN:
         raise UsageError(
-            f"{role!r} cannot be rotated", next="give root, targets, timestamp, journal or oms"
+            f"{role!r} cannot be rotated",
+            next="give root, targets, timestamp, journal, base, recovery or oms",
         )
-    ring.write_public(new)
-    return Outcome(ring.folder / "ring.json", complete=True, missing=(), what=what)
+    public, drawn_half = ring.public(), str(ring.draw(role, now)[0].body["public"])
+    ring.write_public(_with(public, role, drawn_half))
+    return Outcome(ring.folder / "ring.json", complete=True, missing=(), what=_OWN[role])
+
+
+_OWN = {
+    "journal": "new journal key: devices use it after the next bundle; never delete the old ones",
+    "base": "new identity of this base: devices believe its acks, and no longer those of the old "
+    "one, after the next bundle",
+    "recovery": "new recovery key: move its file to the safe, and keep the old one there too",
+    "oms": "new key for model.sig: give keys/oms.pub to those who check it",
+}
+
+
+def _with(public: PublicRing, role: str, half: str) -> PublicRing:
+    """Return ring.json with the public half of a new key that stands in no root."""
+    if role == "oms":
+        return replace(public, oms=half)
+    raw = bytes.fromhex(half)
+    if role == "base":
+        return replace(public, base=PublicIdentity(raw[:32], raw[32:]))
+    if role == "recovery":
+        return replace(public, recovery=RecipientKey(raw))
+    return replace(public, journal=(RecipientKey(raw), *public.journal))
+
+
+def passphrase(ring: Ring, new: str) -> Outcome:
+    """Seal every key file that is here with a new passphrase: all of them or none.
+
+    Raises:
+        UsageError: It is the passphrase that they have.
+        KeyringError: A file opens with neither passphrase.
+    """
+    count, had = reseal(ring.folder, ring.passphrase, Passphrase(new), ring.disk)
+    if not count:
+        raise UsageError("every key here has this passphrase already", next="give another one")
+    what = f"{count} keys have the new passphrase" + (f"; {had} had it before" if had else "")
+    return Outcome(ring.folder, complete=True, missing=(), what=what)
 
 
 def revoke(ws: Any, ring: Ring, what: str, *, clock: Clock, stop: bool = False) -> Outcome:
@@ -174,7 +210,7 @@ def forget(ws: Any, ring: Ring, what: str) -> Outcome:
             next="import them first; see: edgepack status",
         )
     new = tuple(key for key in public.journal if key.id != retired[0])
-    ring.write_public(PublicRing(public.base, new, public.recovery, public.oms))
+    ring.write_public(replace(public, journal=new))
     ring.destroy(retired[0])
     return Outcome(ring.folder / "ring.json", True, (), f"journal key {retired[0]} is gone")
 

@@ -30,7 +30,7 @@ from device_runtime.policy import Policy
 from device_runtime.trust import quorum
 from device_runtime.trust.refresh import advance_root
 from edgepack.errors import KeyringError
-from edgepack.keys.ring import FAMILIES, Ring, read_public
+from edgepack.keys.ring import FAMILIES, PublicRing, Ring, read_public
 
 ROOT_DAYS = 3650
 FAMILIES_NEEDED = ("ed25519", "ml-dsa")
@@ -123,6 +123,12 @@ def root_keyids(root: bytes) -> dict[str, tuple[str, ...]]:
     """Return role (`root`, `targets`, `release`) → key ids of a root."""
     roles = quorum.read_root(root)["roles"]
     return {role: tuple(roles[names[0]]["keyids"]) for role, names in _TUF_ROLES.items()}
+
+
+def keys_of(root: bytes, role: str) -> tuple[Key, ...]:
+    """Return the public keys of a role (`root`, `targets`, `release`) in a root."""
+    signed = Metadata[Root].from_bytes(root).signed
+    return tuple(signed.keys[keyid] for keyid in signed.roles[_TUF_ROLES[role][0]].keyids)
 
 
 def sign_with(metadata: Metadata[Any], ring: Ring, keyids: Iterable[str]) -> int:
@@ -238,10 +244,12 @@ def class_policy(ws: Any, device_class: str) -> Policy:
     Raises:
         KeyringError: There is no key ring.
     """
-    public = read_public(ws.keys, ws.disk)
     policy: Policy = ws.policy(device_class)
-    return replace(
-        policy,
-        recipients=tuple(key.raw.hex() for key in public.recipients),
-        ack_keys=((public.base.ed25519.hex(), public.base.mldsa65.hex()),),
-    )
+    recipients, ack_keys = named_in_policy(read_public(ws.keys, ws.disk))
+    return replace(policy, recipients=recipients, ack_keys=ack_keys)
+
+
+def named_in_policy(public: PublicRing) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Return whom devices encrypt to and whose acks they believe, as policy.json has it."""
+    recipients = tuple(key.raw.hex() for key in public.recipients)
+    return recipients, ((public.base.ed25519.hex(), public.base.mldsa65.hex()),)

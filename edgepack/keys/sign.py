@@ -10,6 +10,7 @@ The version is drawn here and stands only in the TUF metadata: the payload does 
 from __future__ import annotations
 
 import hashlib
+import lzma
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from tuf.api._payload import MetaFile, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.metadata import Metadata
 
+from device_runtime import policy as policies
 from device_runtime.clock import Clock
 from device_runtime.disk import Disk, write_all
 from device_runtime.errors import EdgepackError, FormatError, UsageError
@@ -155,6 +157,7 @@ def _fresh(
     )
     expires = now + said.expiry_days * DAY
     _lint(now, expires, facts, last, force_time)
+    _lint_policy(ring, source)
     files = {name: _digest(source, name) for name in source.index.names("payload")}
     if oms.FILE in files:
         raise FormatError(f"the unsigned bundle brings its own {oms.FILE}")
@@ -231,6 +234,21 @@ def _lint(now: int, expires: int, facts: quorum.RootFacts, last: int, force_time
             why="devices would refuse a valid bundle because of its root",
             next="make a new root with: edgepack keys rotate root",
         )
+
+
+def _lint_policy(ring: Ring, source: Source) -> None:
+    """Refuse a policy that still names keys which were rotated since it was built."""
+    for name in source.index.names("payload"):
+        if name.removesuffix(".xz") != "policy.json":
+            continue
+        data = source.small(f"payload/{name}", 1 << 20)
+        data = lzma.decompress(data) if name.endswith(".xz") else data
+        policy = policies.from_json(canonical.decode(data, name))
+        if (policy.recipients, policy.ack_keys) != roles.named_in_policy(ring.public()):
+            raise KeyringError(
+                "keys were rotated after this bundle was built: its policy names the old ones",
+                next="edgepack build, then sign what it makes",
+            )
 
 
 def days(difference: int) -> str:

@@ -61,7 +61,7 @@ def founded() -> Path:
 def ring_of(folder: Path, passphrase: str = PASSPHRASE) -> Ring:
     """Open a ring; scrypt runs once per process and salt, not once per test."""
     ring = Ring(folder / "keys", passphrase, DISK)
-    ring._masters = _MASTERS
+    ring.passphrase.masters = _MASTERS
     return ring
 
 
