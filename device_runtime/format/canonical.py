@@ -13,8 +13,10 @@ from device_runtime.errors import FormatError, NotCanonicalError, TooLargeError
 
 MAX_DEPTH = 32
 MAX_BYTES = 8 << 20
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BRACKETS = re.compile(rb"[\[\]{}]")
+# One that is not closed ends with the data: a hostile file must not make this quadratic.
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_ALIKE = bytes.maketrans(b"{}", b"[]")
+_OTHERS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def encode(value: object) -> bytes:
@@ -61,11 +63,12 @@ def _check_depth(raw: bytes, what: str) -> None:
     """Refuse what is nested too deep, without a Python step per byte."""
     if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
         return
-    depth = 0
-    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", raw)):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > MAX_DEPTH:
-            raise FormatError(f"{what} is nested deeper than {MAX_DEPTH}")
+    brackets = _STRINGS.sub(b"", raw).translate(_ALIKE, _OTHERS)
+    for _ in range(MAX_DEPTH):  # each round takes the innermost pairs away
+        brackets = brackets.replace(b"[]", b"")
+        if not brackets:
+            return
+    raise FormatError(f"{what} is nested deeper than {MAX_DEPTH}, or not closed")
 
 
 def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

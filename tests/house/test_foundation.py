@@ -216,3 +216,17 @@ def test_schema_and_manifest_refuse_what_they_do_not_know():
         for value in (None, [], {}, {"format": "edgepack-schema", "version": 2}, "x", 3):
             with pytest.raises(FormatError):
                 read(value)
+
+
+@pytest.mark.parametrize(
+    "raw", [b"[" * 40 + b'"' + b'\\"' * 500_000, b'"\\"' * 300_000 + b"[" * 40, b"[" * 1_000_000]
+)
+def test_hostile_json_is_refused_in_one_pass(raw):
+    """Quotes that never close would take a reader that starts again at each of them hours."""
+    with pytest.raises(FormatError):
+        canonical.decode(raw, "x")
+
+
+@pytest.mark.parametrize("text", ["[" * 32 + "]" * 32, '[{"a]":"[["}' + ',{"a":"]"}' * 40 + "]"])
+def test_brackets_in_strings_do_not_count_as_depth(text):
+    assert canonical.encode(canonical.decode(text.encode(), "x")) == text.encode()
