@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 
 from device_runtime import policy as policies
-from device_runtime.disk import Disk
+from device_runtime.disk import Disk, write_all
 from device_runtime.errors import (
     FormatError,
     IncompatibleError,
@@ -52,8 +52,8 @@ from device_runtime.trust.source import (
     Source,
     chunks_of,
     expand,
+    new_file,
     open_source,
-    write_file,
 )
 
 _ROOT = re.compile(r"([1-9][0-9]{0,5})\.root\.json")
@@ -270,23 +270,21 @@ def copy_payload(disk: Disk, bundle: VerifiedBundle, target: Path) -> None:
     with open_source(disk, bundle.path, bundle.limits) as source:
         _same_index(source, bundle)
         for name, signed in bundle.payload.items():
-            write_file(disk, target / name, partial(source.stream, f"payload/{name}", signed))
+            source.copy(f"payload/{name}", signed, disk, target / name)
     for packed, (name, raw) in bundle.raw.items():
         pieces = chunks_of(disk, target / packed)
-        write_file(disk, target / name, partial(expand, pieces, packed, raw))
+        with new_file(disk, target / name) as out:
+            expand(pieces, packed, raw, partial(write_all, out))
         disk.unlink(target / packed)
     for name, data in (("root", bundle.trusted.root), ("targets", bundle.trusted.targets)):
-        write_file(disk, target / "metadata" / f"{name}.json", partial(_give, data or b""))
+        with new_file(disk, target / "metadata" / f"{name}.json") as out:
+            write_all(out, data or b"")
     disk.fsync_dir(target / "metadata")
     disk.fsync_dir(target)
 
 
 def _nowhere(_name: str, _data: object) -> None:
     """Take a piece of a file that only needs to be hashed."""
-
-
-def _give(data: bytes, out: Callable[[bytes], object]) -> None:
-    out(data)
 
 
 def _metadata(source: Source, policy: Policy) -> dict[str, bytes]:

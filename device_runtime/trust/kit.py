@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from device_runtime.policy import Policy
 from device_runtime.record import dataclass
 from device_runtime.trust import quorum
 from device_runtime.trust.custom import Target, file_name
-from device_runtime.trust.source import open_source, write_file
+from device_runtime.trust.source import open_source
 
 KIND = "edgepack-kit"
 VERSION = 1
@@ -80,8 +79,7 @@ class Kit:
             OSError: The medium cannot be read, or the disk not written.
         """
         with open_source(disk, self.path, _LIMITS) as source:
-            fill = partial(source.stream, f"payload/{name}", self.files[name])
-            write_file(disk, target, fill)
+            source.copy(f"payload/{name}", self.files[name], disk, target)
         disk.fsync_dir(target.parent)
 
 

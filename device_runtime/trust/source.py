@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import lzma
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import IO
 
-from device_runtime.disk import Disk, write_all
+from device_runtime.disk import Disk, Handle, write_all
 from device_runtime.errors import (
     DigestMismatchError,
     FormatError,
@@ -29,7 +32,9 @@ from device_runtime.policy import Policy
 from device_runtime.trust.custom import Target
 
 CHUNK = 1 << 20
-THREAD_FROM = 4 << 20
+THREAD_FROM = 4 << 20  # bytes of an entry from which on threads pay
+BUFFERS = 4  # pieces that writing may be ahead of hashing
+SYNC_EVERY = 8 << 20
 XZ_MEMORY = 128 << 20  # a decoder that wants more is refused; `xz -9` wants 65 MiB
 
 
@@ -96,11 +101,21 @@ class Source:
         for offset in range(0, entry.size, CHUNK):
             yield read_at(self._file, entry.offset + offset, min(CHUNK, entry.size - offset))
 
-    def stream(self, name: str, target: Target, sink: Callable[..., object] | None) -> None:
+    def stream(
+        self,
+        name: str,
+        target: Target,
+        sink: Callable[[memoryview], object] | None = None,
+        sync: Callable[[], object] | None = None,
+    ) -> None:
         """Hash an entry while `sink` takes it piece by piece; what it took counts only afterwards.
 
-        Large entries are hashed by a second thread: hashing and writing both leave the
-        interpreter, so together they take no longer than the slower of the two.
+        Args:
+            name: The entry.
+            target: What was signed.
+            sink: Takes the pieces; None if they need only be hashed.
+            sync: Makes durable what `sink` took. Called now and then while a large entry is copied,
+                so that the medium is busy already while the rest is read and hashed.
 
         Raises:
             LengthMismatchError, DigestMismatchError: It is not what was signed.
@@ -109,32 +124,62 @@ class Source:
         entry = self.index.entries[name]
         check_length(entry, target)
         digest = hashlib.sha256()
-        beside = sink is not None and entry.size >= THREAD_FROM
-        with ThreadPoolExecutor(1) if beside else nullcontext() as worker:
-            hashed: Future[None] | None = None
-            for view in self._views(entry, 2 if beside else 1):
-                if worker is None:
-                    digest.update(view)
-                else:
-                    if hashed is not None:
-                        hashed.result()  # also frees the buffer that is filled next
-                    hashed = worker.submit(digest.update, view)
+        if sink is not None and entry.size >= THREAD_FROM:
+            self._beside(entry, digest.update, sink, sync)
+        else:
+            for view in self._views(entry, 1):
+                digest.update(view)
                 if sink is not None:
                     sink(view)
         if digest.hexdigest() != target.sha256:
             raise DigestMismatchError(f"{name} is not what was signed")
 
+    def copy(self, name: str, target: Target, disk: Disk, path: Path) -> None:
+        """Copy an entry to a new file, hashing while copying; it is synced when this returns.
+
+        Raises:
+            LengthMismatchError, DigestMismatchError, TruncatedError: As `stream`; no file is left.
+            OSError: The medium cannot be read, or the disk not written.
+        """
+        with new_file(disk, path) as handle:
+            self.stream(name, target, partial(write_all, handle), handle.sync)
+
+    def _beside(
+        self,
+        entry: Entry,
+        update: Callable[[memoryview], object],
+        sink: Callable[[memoryview], object],
+        sync: Callable[[], object] | None,
+    ) -> None:
+        """Hash, write and sync at once: each leaves the interpreter, the slowest sets the time."""
+        with ThreadPoolExecutor(1) as hasher, ThreadPoolExecutor(1) as syncer:
+            hashing: deque[Future[object]] = deque()
+            syncing: Future[object] | None = None
+            fresh = 0
+            for view in self._views(entry, BUFFERS):
+                hashing.append(hasher.submit(update, view))
+                sink(view)
+                fresh += len(view)
+                if sync is not None and fresh >= SYNC_EVERY and (not syncing or syncing.done()):
+                    if syncing:
+                        syncing.result()  # the kernel tells of a failed write only once
+                    syncing, fresh = syncer.submit(sync), 0
+                if len(hashing) == BUFFERS:
+                    hashing.popleft().result()  # also frees the buffer that is filled next
+            for job in (*hashing, *([syncing] if syncing else [])):
+                job.result()
+
     def _views(self, entry: Entry, count: int) -> Iterator[memoryview]:
         """Yield an entry in pieces, in so many buffers by turns."""
-        buffers = [memoryview(bytearray(min(CHUNK, entry.size))) for _ in range(count)]
+        buffers = cycle([memoryview(bytearray(min(CHUNK, entry.size))) for _ in range(count)])
         self._file.seek(entry.offset)
         left = entry.size
         while left:
-            buffers.reverse()
-            got = self._file.readinto(buffers[0][:left])  # type: ignore[attr-defined]
+            buffer = next(buffers)
+            got = self._file.readinto(buffer[:left])  # type: ignore[attr-defined]
             if not got:
                 raise TruncatedError(f"the file ends inside {entry.name}")
-            yield buffers[0][:got]
+            yield buffer[:got]
             left -= got
 
 
@@ -211,11 +256,12 @@ def chunks_of(disk: Disk, path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def write_file(disk: Disk, path: Path, fill: Callable[[Callable[..., object]], object]) -> None:
-    """Create a file, let `fill` write it, sync it; it is removed if anything goes wrong."""
+@contextmanager
+def new_file(disk: Disk, path: Path) -> Iterator[Handle]:
+    """Create a file for a block to write, and sync it; it is removed if anything goes wrong."""
     handle = disk.create(path)
     try:
-        fill(lambda data: write_all(handle, data))
+        yield handle
         handle.sync()
     except BaseException:
         handle.close()
