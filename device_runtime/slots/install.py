@@ -107,6 +107,7 @@ class Steps:
     admit: Callable[[Home, VerifiedBundle, Policy], None] = admission.check
     copy: Callable[[Disk, VerifiedBundle, Path], None] = bundles.copy_payload
     test: Callable[[Path, Home, VerifiedBundle, Policy], object] = prove
+    compare: Callable[[Disk, VerifiedBundle], None] = bundles.verify_payload
     load: Loader = load_slot
     read_token: Callable[[bytes, bytes, Policy], Token] = read_token
 
@@ -114,13 +115,17 @@ class Steps:
 REAL = Steps()
 
 
-def install(home: Home, file: Path, *, retry: bool = False, steps: Steps = REAL) -> Installed:
+def install(
+    home: Home, file: Path, *, retry: bool = False, whole: bool = False, steps: Steps = REAL
+) -> Installed:
     """Install a bundle; the home's lock must be held.
 
     Args:
         home: The device.
         file: `NAME-VERSION.edgepack`.
         retry: Try a bundle that was rejected before.
+        whole: Read the payload even where the bundle is installed already: somebody who installs a
+            file by hand wants to know if it is damaged, a visit of a stick has no time for that.
         steps: For tests.
 
     Raises:
@@ -147,6 +152,8 @@ def install(home: Home, file: Path, *, retry: bool = False, steps: Steps = REAL)
     generation = _commit_revocations(home, bundle)
     known = _known(generation, bundle, retry)  # 3
     if known is not None:
+        if whole:
+            steps.compare(home.disk, bundle)
         return known
     steps.admit(home, bundle, generation.policy)  # 4
     staged = _stage(home, bundle, steps)  # 5

@@ -9,6 +9,7 @@ import pytest
 
 from device_runtime.errors import (
     AdmissionError,
+    DigestMismatchError,
     FormatError,
     IncompatibleError,
     ModelLoadError,
@@ -58,6 +59,20 @@ def test_install_load_and_answer(base, home):
     assert runs(home) == 2.0
     states = {s.version: s.state for s in home.generation().slots}
     assert states == {first.version: "good", second.version: "trial"}
+
+
+def test_a_damaged_copy_of_the_installed_bundle_is_named_when_it_is_installed_by_hand(base, home):
+    """A visit of a stick only asks what is new; a person who names a file asks about that file."""
+    file = realbundle.sound(base)
+    put(home, file)
+    assert runs(home, 1000) == 1.0
+    data = bytearray(file.read_bytes())
+    data[data.find(realbundle.model(1.0)[:200]) + 150] ^= 1
+    file.write_bytes(data)
+    assert put(home, file).outcome == "already"
+    with pytest.raises(DigestMismatchError):
+        put(home, file, whole=True)
+    assert runs(home) == 1.0
 
 
 def test_a_model_that_answers_otherwise_here_is_rejected_and_the_old_one_runs_on(base, home):
