@@ -132,7 +132,7 @@ def passphrase(ring: Ring, new: str) -> Outcome:
     count, had = reseal(ring.folder, ring.passphrase, Passphrase(new), ring.disk)
     if not count:
         raise UsageError("every key here has this passphrase already", next="give another one")
-    what = f"{count} keys have the new passphrase" + (f"; {had} had it before" if had else "")
+    what = f"sealed with the new passphrase: {count} of {count + had} key files"
     return Outcome(ring.folder, complete=True, missing=(), what=what)
 
 

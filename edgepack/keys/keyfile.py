@@ -140,10 +140,10 @@ def reseal(folder: Path, old: Passphrase, new: Passphrase, disk: Disk) -> tuple[
     """
     salt, bodies, had = fresh_salt(), [], 0
     for key in key_files(folder, disk):
-        secret = old.open(key.body)
-        if secret is None and new.open(key.body) is not None:
+        if new.open(key.body) is not None:
             had += 1
             continue
+        secret = old.open(key.body)
         if secret is None:
             raise KeyringError(
                 f"the passphrase does not open {key.path.name}",
