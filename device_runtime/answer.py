@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from device_runtime.format.batch import Text, flag_text
 from device_runtime.format.schema import MISSING_TIME, Column, Schema
 from device_runtime.record import dataclass
 
+_MARKS = (",", '"', "\n", "\r")
 _SCORE_MARK = {"binary": "_p_", "classes": "_p_", "labels": "_p_", "quantiles": "_q_"}
 
 
@@ -38,23 +40,27 @@ class Predicted:
     flags: list[int]
     issues: Mapping[int, tuple[str, ...]]
 
-    def cells(self, start: int = 0) -> Iterator[tuple[str, ...]]:
-        """Return the rows of the output file, columns as `header` names them."""
-        names = score_columns(self.schema)
-        style = "%.7g" if self.schema.output.scores_dtype == "float32" else "%.17g"
-        blank = ("",) * len(names)
-        keys = list(self.keys.values())
+    def lines(self, start: int = 0) -> bytes:
+        """Return the rows from `start` on as CSV, columns as `header` names them."""
         texts = {flags: flag_text(flags) for flags in set(self.flags)}
-        for at in range(start, self.n):
-            row = self.scores[at] if names else None
-            cells = blank if row is None else tuple([style % value for value in row])
-            yield (
-                self.records[at],
-                *[key[at] for key in keys],
-                self.answers[at],
-                *cells,
-                texts[self.flags[at]],
-            )
+        columns = [
+            self.records,
+            *map(csv_cells, self.keys.values()),
+            csv_cells(self.answers),
+            *self._score_cells(),
+            [texts[flags] for flags in self.flags],
+        ]
+        return csv_lines(columns, start)
+
+    def _score_cells(self) -> list[list[str]]:
+        """Return all scores of each row as one text, separators and all; nothing without scores."""
+        names = score_columns(self.schema)
+        if not names:
+            return []
+        digits = "%.7g" if self.schema.output.scores_dtype == "float32" else "%.17g"
+        style = ",".join([digits] * len(names))
+        blank = "," * (len(names) - 1)
+        return [[blank if row is None else style % tuple(row) for row in self.scores]]
 
     def dicts(self) -> list[dict[str, Any]]:
         """Return one mapping per row; numbers as numbers, issues where there are any."""
@@ -112,3 +118,20 @@ def column_text(column: Column, data: Any, n: int) -> list[str]:
     if column.count > 1:
         return [""] * n
     return ["" if value != value else str(value) for value in data.tolist()]  # noqa: PLR0124 (NaN)
+
+
+def csv_cells(texts: Sequence[str]) -> Sequence[str]:
+    """Return texts quoted where CSV (RFC 4180) needs it."""
+    whole = "".join(texts)
+    if not any(mark in whole for mark in _MARKS):
+        return texts
+    return [
+        '"' + text.replace('"', '""') + '"' if any(mark in text for mark in _MARKS) else text
+        for text in texts
+    ]
+
+
+def csv_lines(columns: Sequence[Sequence[str]], start: int = 0) -> bytes:
+    """Return columns of ready cells as lines; the module `csv` is not imported for it."""
+    lines = list(islice(map(",".join, zip(*columns, strict=True)), start, None))
+    return "\n".join([*lines, ""]).encode()

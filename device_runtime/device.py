@@ -170,8 +170,8 @@ class Device:
         """Answer a whole input; see `device_runtime.stream`."""
         from device_runtime import stream
 
-        slot = self.load()
-        args = (self.predict_block, self.journal, slot.schema, source)
+        slot, prepare = self.load(), self._ready().predictor.checked
+        args = (self.predict_block, prepare, self.journal, slot.schema, source)
         named: dict[str, Any] = {"name": name, "ndjson": ndjson, "progress": progress}
         if not isinstance(target, Path):
             return stream.run_pipe(*args, target, **named)
@@ -288,17 +288,17 @@ class Device:
             FormatError, VerificationError, InstallError: It is refused; the old one runs on.
         """
         with self._commit:
-            found = self._install(Path(file), retry=retry)
+            found = self._install(Path(file), retry=retry, whole=True)
         if found.outcome == "older":
             self._refused(Path(file), error := RollbackError(found.note))
             raise error
         return found
 
-    def _install(self, file: Path, *, retry: bool = False) -> Installed:
+    def _install(self, file: Path, *, retry: bool = False, whole: bool = False) -> Installed:
         from device_runtime.slots.install import install
 
         try:
-            found = install(self.home, file, retry=retry)
+            found = install(self.home, file, retry=retry, whole=whole)
         except EdgepackError as error:
             self._tell_events()
             self._refused(file, error)

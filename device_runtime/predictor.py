@@ -33,7 +33,7 @@ from device_runtime.model.rows import RawBlock
 from device_runtime.model.sentinel import Sentinel
 from device_runtime.model.session import Session, answer_text
 from device_runtime.model.unlike import Unlike
-from device_runtime.record import dataclass, field
+from device_runtime.record import dataclass, field, replace
 
 MARK_ROWS = 1 << 20
 """A mark is row number x MARK_ROWS + rows of the block."""
@@ -85,6 +85,10 @@ class Predictor:
         self._unlike = unlike
         self._checker = Checker(schema)
 
+    def checked(self, block: RawBlock) -> RawBlock:
+        """Return the block with its check, which any thread may make before it is answered."""
+        return replace(block, checked=(self, self._checker.check(block)))
+
     def predict(self, block: RawBlock, stream: Stream | None = None) -> Predicted:
         """Answer and journal a block; durable after `journal.sync()`.
 
@@ -98,7 +102,9 @@ class Predictor:
             JournalError: The journal cannot be written and the policy is strict.
         """
         start_ns = self._clock.monotonic_ns()
-        checked = self._checker.check(block)
+        who, checked = block.checked
+        if who is not self:  # nobody looked yet, or the bundle was switched since
+            checked = self._checker.check(block)
         batch = checked.batch
         answers = self.session.run(batch) if batch.n else None
         unlike = self._unlike.score(batch, answers) if self._unlike and answers else None
@@ -167,16 +173,14 @@ class Predictor:
         records: list[str],
     ) -> None:
         """Append the good rows, abstained ones to PRIORITY, and fill in their record ids."""
-        unsure = [at for at, value in enumerate(flags.tolist()) if value & FLAG_ABSTAINED]
+        rest, unsure = _parted(flags, FLAG_ABSTAINED)
         mark = _mark(checked.whole, stream.good) if stream else None
         whole = Rows(checked.batch, answers, flags, unlike, latency_us, _row_numbers(checked), mark)
-        if not unsure:
+        if not len(unsure):
             self._append(whole, Lane.BULK, stream, checked.good, records)
             return
-        chosen = set(unsure)
-        rest = [at for at in range(answers.n) if at not in chosen]
         for lane, part in ((Lane.BULK, rest), (Lane.PRIORITY, unsure)):
-            if part:
+            if len(part):
                 rows = _cut(whole, part, self.schema)
                 self._append(rows, lane, stream, [checked.good[at] for at in part], records)
 
@@ -193,7 +197,7 @@ class Predictor:
             array("H", [FLAG_INVALID]) * len(places),
             None,
             latency_us,
-            array("q", [checked.whole.first_row + place for place in places]),
+            _numbers(checked.whole.first_row, places),
             _mark(checked.whole, stream.invalid) if stream else None,
         )
         self._append(rows, Lane.BULK, stream, places, records)
@@ -265,12 +269,29 @@ def _mark(whole: Batch, stream: bytes) -> tuple[bytes, int]:
     return stream, whole.first_row * MARK_ROWS + whole.n
 
 
+def _parted(flags: Any, bit: int) -> tuple[Any, Any]:
+    """Return the places of rows without and with a flag."""
+    if isinstance(flags, array):
+        marked = [at for at, value in enumerate(flags) if value & bit]
+        return [at for at in range(len(flags)) if not flags[at] & bit], marked
+    import numpy as np
+
+    found = (flags & bit) != 0
+    return np.flatnonzero(~found), np.flatnonzero(found)
+
+
 def _row_numbers(checked: Checked) -> Any:
     """Return the input row number of each good row; None where they are contiguous."""
-    if not checked.invalid:
-        return None
-    first = checked.whole.first_row
-    return array("q", [first + int(place) for place in checked.good])
+    return _numbers(checked.whole.first_row, checked.good) if checked.invalid else None
+
+
+def _numbers(first: int, places: Sequence[int]) -> Any:
+    """Return row numbers of places in a block: `array` up to 32, numpy above."""
+    if len(places) <= SMALL:
+        return array("q", [first + int(place) for place in places])
+    import numpy as np
+
+    return np.asarray(places, "int64") + first
 
 
 def _name(records: list[str], places: Sequence[int], prefix: str, sequence: int) -> None:
@@ -288,13 +309,12 @@ def _cut(rows: Rows, part: Sequence[int], schema: Schema) -> Rows:
     if answers is not None:
         scores = None if answers.scores is None else _pick(answers.scores, part, answers.k)
         answers = Answers(len(part), _pick(answers.label, part, 1), scores, answers.k)
-    numbers = [first + at for at in part] if rows.rows is None else _pick(rows.rows, part, 1)
     return rows._replace(
         batch=take(rows.batch, schema, part),
         answers=answers,
         flags=_pick(rows.flags, part, 1),
         unlike=None if rows.unlike is None else _pick(rows.unlike, part, 1),
-        rows=array("q", numbers),
+        rows=_numbers(first, part) if rows.rows is None else _pick(rows.rows, part, 1),
     )
 
 

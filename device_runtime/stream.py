@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import BinaryIO
 
-from device_runtime.answer import Predicted, header
+from device_runtime.answer import Predicted, csv_cells, csv_lines, header
 from device_runtime.disk import Disk, machine_error, sync_fd, write_durable
 from device_runtime.errors import InputError, MachineError
-from device_runtime.format.batch import FLAG_ABSTAINED, FLAG_INVALID, FLAG_UNLIKE
+from device_runtime.format.batch import FLAG_ABSTAINED, FLAG_INVALID, FLAG_UNLIKE, SMALL
 from device_runtime.format.schema import Schema
 from device_runtime.format.segment import Lane
 from device_runtime.journal.writer import Journal
@@ -103,7 +104,7 @@ class Output:
         self._ndjson = ndjson
         self._sync = sync
         if fresh and not ndjson:
-            self._put(_csv([header(schema)]))
+            self._put(_header_line(schema))
 
     def write(self, found: Predicted, start: int) -> None:
         """Write the answers of a block from position `start` on, and make them durable."""
@@ -111,7 +112,7 @@ class Output:
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in found.dicts()[start:])
             self._put("".join(lines).encode())
         else:
-            self._put(_csv(found.cells(start)))
+            self._put(found.lines(start))
 
     def _put(self, data: bytes) -> None:
         self._raw.write(data)
@@ -120,26 +121,60 @@ class Output:
             self._sync()
 
 
-def _csv(rows: Iterable[Sequence[str]]) -> bytes:
-    """Return rows as CSV (RFC 4180 with plain line feeds); `csv` itself is not imported for it."""
-    lines = []
-    for cells in rows:
-        line = ",".join(cells)
-        if line.count(",") >= len(cells) or '"' in line or "\n" in line or "\r" in line:
-            line = ",".join(map(_quoted, cells))
-        lines.append(line)
-    lines.append("")
-    return "\n".join(lines).encode()
+def _header_line(schema: Schema) -> bytes:
+    return csv_lines([csv_cells([name]) for name in header(schema)])
 
 
-def _quoted(cell: str) -> str:
-    if any(mark in cell for mark in ',"\n\r'):
-        return '"' + cell.replace('"', '""') + '"'
-    return cell
+class _Later(Thread):
+    """Something that another thread works out."""
+
+    def __init__(self, work: Callable[[], RawBlock | None]) -> None:
+        super().__init__()
+        self._work = work
+        self._value: RawBlock | None = None
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._value = self._work()
+        except BaseException as error:  # noqa: BLE001  (raised again by `result`)
+            self._error = error
+
+    def result(self) -> RawBlock | None:
+        self.join()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def _ahead(
+    blocks: Iterator[RawBlock], prepare: Callable[[RawBlock], RawBlock], source: BinaryIO
+) -> Iterator[RawBlock]:
+    """Yield prepared blocks; the next one is read and prepared while one is answered.
+
+    Of a pipe nobody knows when its next bytes come, so no thread waits for them.
+    """
+    file = source.seekable()
+
+    def work() -> RawBlock | None:
+        block = next(blocks, None)
+        return None if block is None else prepare(block)
+
+    block = work()
+    while block is not None:
+        later = _Later(work) if file and block.n > SMALL else None
+        try:
+            yield block
+        finally:
+            if later is not None:
+                later.join()
+        block = later.result() if later is not None else work()
 
 
 def run_pipe(
     predict: Callable[[RawBlock, Stream | None], Predicted],
+    prepare: Callable[[RawBlock], RawBlock],
     journal: Journal,
     schema: Schema,
     source: BinaryIO,
@@ -153,7 +188,7 @@ def run_pipe(
     output = Output(target, schema, ndjson=ndjson, fresh=True, sync=None)
     reader = open_input(source, schema, name=name, chunk_rows=CHUNK_ROWS)
     result = StreamResult(ignored=reader.ignored)
-    for block in reader:
+    for block in _ahead(reader.blocks, prepare, source):
         found = predict(block, None)
         journal.sync()
         output.write(found, 0)
@@ -164,6 +199,7 @@ def run_pipe(
 
 def run_file(
     predict: Callable[[RawBlock, Stream | None], Predicted],
+    prepare: Callable[[RawBlock], RawBlock],
     journal: Journal,
     schema: Schema,
     source: BinaryIO,
@@ -180,6 +216,7 @@ def run_file(
 
     Args:
         predict: Answers and journals one block.
+        prepare: Checks one block, in any thread.
         journal: Made durable before anything is written.
         schema: Of the bundle that answers.
         source: The input, from its beginning.
@@ -229,7 +266,7 @@ def run_file(
             )
             recovered = redo.counted if redo else 0
             result = replace(result, ignored=reader.ignored, recovered=recovered)
-            for block in reader:
+            for block in _ahead(reader.blocks, prepare, source):
                 found = predict(block, stream)
                 journal.sync()
                 start = max(0, done - block.first_row)
@@ -293,7 +330,7 @@ def _complete_lines(out: Path, schema: Schema, *, ndjson: bool) -> tuple[int, in
 def _count_lines(file: BinaryIO, out: Path, schema: Schema, *, ndjson: bool) -> tuple[int, int]:
     rows = keep = 0
     if not ndjson:
-        wanted = _csv([header(schema)])
+        wanted = _header_line(schema)
         start = file.read(len(wanted))
         if len(start) < len(wanted) and wanted.startswith(start):
             return 0, 0

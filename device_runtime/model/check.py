@@ -183,6 +183,7 @@ def _unseen(rule: Rule, values: Text) -> set[int]:
 def take(batch: Batch, schema: Schema, rows: Sequence[int]) -> Batch:
     """Return some rows of a batch, in the order given."""
     columns: dict[str, Any] = {}
+    places: Any = None
     for name, values in batch.columns.items():
         if isinstance(values, Text):
             columns[name] = take_text(values, rows)
@@ -193,7 +194,11 @@ def take(batch: Batch, schema: Schema, rows: Sequence[int]) -> Batch:
                 columns[name].extend(values[at * count : (at + 1) * count])
         else:
             count = schema.column(name).count
-            columns[name] = values.reshape(-1, count)[list(rows)].reshape(-1)
+            if places is None:
+                import numpy as np
+
+                places = np.asarray(rows, "int64")
+            columns[name] = values.reshape(-1, count).take(places, axis=0).reshape(-1)
     return Batch(len(rows), columns, batch.first_row)
 
 

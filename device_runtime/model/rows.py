@@ -48,6 +48,7 @@ class RawBlock:
         first_row: 0-based number of the first row in the input.
         faults: Position → why that row is no row; its values are None.
         text: Whether values are text that still has to be parsed (CSV).
+        checked: Who checked it already, and what was found.
     """
 
     n: int
@@ -55,6 +56,7 @@ class RawBlock:
     first_row: int = 0
     faults: Mapping[int, Fault] = field(default_factory=dict)
     text: bool = False
+    checked: tuple[Any, Any] = (None, None)
 
 
 @dataclass(frozen=True, slots=True)
