@@ -6,9 +6,8 @@ No decision of edgepack may hang on the wall clock of a device; it is recorded, 
 from __future__ import annotations
 
 import time
-from typing import Protocol
 
-from device_runtime.record import dataclass
+from device_runtime.record import Protocol, dataclass
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -18,15 +17,12 @@ class Clock(Protocol):
 
     def boot_id(self) -> bytes:
         """Return 16 bytes that change with every boot of the machine."""
-        ...
 
     def monotonic_ns(self) -> int:
         """Return nanoseconds since some point in this boot; never goes back."""
-        ...
 
     def wall_ns(self) -> int:
         """Return what the machine believes to be nanoseconds since 1970-01-01 UTC."""
-        ...
 
 
 class SystemClock:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
-from typing import IO, Protocol, runtime_checkable
+from typing import IO
 
 from device_runtime.errors import (
     BusyError,
@@ -27,29 +27,25 @@ from device_runtime.errors import (
     NoSpaceError,
     PermissionDeniedError,
 )
+from device_runtime.record import Protocol
 
 CHUNK = 1 << 20
 
 
-@runtime_checkable
 class Handle(Protocol):
     """An open file that is only appended to."""
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append with one system call; return the bytes written, which may be fewer (full disk)."""
-        ...
 
     def sync(self) -> None:
         """Make the content durable (fdatasync)."""
-        ...
 
     def truncate(self, size: int) -> None:
         """Cut the file to `size` bytes (to undo a short write)."""
-        ...
 
     def close(self) -> None:
         """Close; does not sync."""
-        ...
 
 
 class Disk(Protocol):
@@ -57,75 +53,57 @@ class Disk(Protocol):
 
     def create(self, path: Path, mode: int = 0o600) -> Handle:
         """Create a file that must not exist yet, for appending."""
-        ...
 
     def read(self, path: Path, limit: int | None = None) -> bytes:
         """Read a whole file, or at most `limit` bytes of it."""
-        ...
 
     def open_read(self, path: Path) -> IO[bytes]:
         """Open for reading; never follows a link in the last component."""
-        ...
 
     def size(self, path: Path) -> int:
         """Return the size in bytes."""
-        ...
 
     def exists(self, path: Path) -> bool:
         """Whether something (also a dangling link) is there."""
-        ...
 
     def list(self, path: Path) -> list[str]:
         """Return the names in a folder, sorted; empty when there is no such folder."""
-        ...
 
     def mkdir(self, path: Path) -> None:
         """Make a folder (0700) with its parents; no error if it is there."""
-        ...
 
     def rename(self, source: Path, target: Path) -> None:
         """Replace `target` by `source` in one step. Durable after `fsync_dir`."""
-        ...
 
     def unlink(self, path: Path) -> None:
         """Remove a file or link; no error if it is gone. Durable after `fsync_dir`."""
-        ...
 
     def rmtree(self, path: Path) -> None:
         """Remove a folder with everything in it; no error if it is gone."""
-        ...
 
     def symlink(self, target: str, path: Path) -> None:
         """Make `path` a link to `target`; must not exist yet."""
-        ...
 
     def readlink(self, path: Path) -> str | None:
         """Return where a link points, None if it is no link."""
-        ...
 
     def fsync_dir(self, path: Path) -> None:
         """Make a folder's entries durable."""
-        ...
 
     def free_bytes(self, path: Path) -> int:
         """Return the bytes that this process may still write there."""
-        ...
 
     def kind(self, path: Path) -> str:
         """Return `file`, `dir`, `link`, `other`, or an empty string when nothing is there."""
-        ...
 
     def identity(self, path: Path) -> str:
         """Return what tells this folder from any other, also one that was mounted over it."""
-        ...
 
     def drop_cache(self, path: Path) -> bool:
         """Drop a synced file from the page cache; whether the next read comes from the medium."""
-        ...
 
     def sync_all(self, path: Path) -> None:
         """Write out the whole file system that a folder lies on (syncfs)."""
-        ...
 
     def hold(self, path: Path) -> Callable[[], None]:
         """Lock a folder against other processes until the returned function is called.
@@ -133,7 +111,6 @@ class Disk(Protocol):
         Raises:
             BusyError: Another process holds it.
         """
-        ...
 
 
 class _RealHandle:

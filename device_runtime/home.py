@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from device_runtime import generation as generations
 from device_runtime.clock import Clock
@@ -23,7 +22,7 @@ from device_runtime.errors import BusyError, IncompatibleError, MachineError, No
 from device_runtime.format import canonical
 from device_runtime.generation import Generation, Trusted
 from device_runtime.policy import Policy
-from device_runtime.record import dataclass, replace
+from device_runtime.record import Protocol, dataclass, replace
 
 FOLDERS = ("identity", "state", "slots", "journal", "run", "sentinel", "tmp")
 ODOMETER_EVERY_S = 600  # a power cut loses at most this much of the odometer
@@ -36,37 +35,30 @@ class KitLike(Protocol):
     @property
     def kit_id(self) -> str:
         """Random id of the kit."""
-        ...
 
     @property
     def device_name(self) -> str:
         """What people call the device."""
-        ...
 
     @property
     def device_class(self) -> str:
         """Kind of device."""
-        ...
 
     @property
     def bundle_name(self) -> str:
         """The one bundle that this home runs."""
-        ...
 
     @property
     def floor(self) -> int:
         """Signed time of the kit, seconds since 1970-01-01 UTC."""
-        ...
 
     @property
     def roots(self) -> Mapping[int, bytes]:
         """Every root, by version."""
-        ...
 
     @property
     def policy(self) -> Policy:
         """What the device shall accept."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,19 +5,24 @@ each class when it is defined. The device defines some eighty classes on its way
 which took longer than the prediction. Here a class costs a few microseconds: `__init__` is compiled
 when the first instance is made, the other methods are shared.
 
-What is here behaves as there (tests/device/test_record.py runs both side by side), and `replace`,
+What is here behaves as there (tests/model/test_record.py runs both side by side), and `replace`,
 `asdict`, `fields` and `is_dataclass` of `dataclasses` work on records. What is not here: `kw_only`,
 `InitVar`, `init=False`, `unsafe_hash`, `weakref_slot`.
+
+`NamedTuple` and `Protocol` are those of `typing` to the type checker. While the program runs, a
+`NamedTuple` is defined as quickly as a record, and a `Protocol` is an empty class.
 """
 
 from __future__ import annotations
 
+from _collections import _tuplegetter  # type: ignore[import-not-found]
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, TypeVar, dataclass_transform, overload
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform, overload
 
 T = TypeVar("T")
 _NONE: Any = object()  # no default
+_new_tuple = tuple.__new__
 
 
 class Field:
@@ -307,3 +312,74 @@ def _dataclass_params(cls: Any) -> Any:
     return dataclasses._DataclassParams(  # type: ignore[attr-defined]  # noqa: SLF001
         True, True, True, False, False, cls.__record_frozen__
     )
+
+
+# --- named tuples and protocols ------------------------------------------------------------------
+
+
+def _first_new(cls: Any, *args: Any, **named: Any) -> Any:
+    """Compile the real `__new__` when the first instance is made."""
+    head = [f"{key}=_{key}" if key in cls._field_defaults else key for key in cls._fields]
+    space = {f"_{key}": value for key, value in cls._field_defaults.items()}
+    space["_new"] = _new_tuple
+    text = f"def __new__(_cls, {', '.join(head)}): return _new(_cls, ({', '.join(cls._fields)},))"
+    exec(text, space)  # noqa: S102  (text made of the field names of our own classes)
+    cls.__new__ = staticmethod(space["__new__"])
+    return cls.__new__(cls, *args, **named)
+
+
+class _Named(tuple):  # type: ignore[type-arg]
+    __slots__ = ()
+    _fields: tuple[str, ...] = ()
+
+    @classmethod
+    def _make(cls, values: Any) -> Any:
+        made = _new_tuple(cls, values)
+        if len(made) != len(cls._fields):
+            message = f"{len(cls._fields)} values are wanted, {len(made)} were given"
+            raise TypeError(message)
+        return made
+
+    def _replace(self, /, **changes: Any) -> Any:
+        made = self._make(map(changes.pop, self._fields, self))
+        if changes:
+            message = f"there are no fields {list(changes)}"
+            raise ValueError(message)
+        return made
+
+    def _asdict(self) -> dict[str, Any]:
+        return dict(zip(self._fields, self, strict=True))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{key}={value!r}" for key, value in self._asdict().items())
+        return f"{type(self).__name__}({shown})"
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self)
+
+
+class _Naming(type):
+    """Makes a class with annotated fields a tuple with names, as `typing.NamedTuple` does."""
+
+    def __new__(meta, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> Any:
+        if not bases:
+            return super().__new__(meta, name, bases, space)
+        names = tuple(space.get("__annotations__", ()))
+        defaults = {key: space.pop(key) for key in names if key in space}
+        space.update((key, _tuplegetter(at, key)) for at, key in enumerate(names))
+        space |= {"__slots__": (), "_fields": names, "__match_args__": names}
+        return type(name, (_Named,), {**space, "_field_defaults": defaults, "__new__": _first_new})
+
+
+if TYPE_CHECKING:
+    from typing import NamedTuple as NamedTuple  # noqa: PLC0414
+    from typing import Protocol as Protocol  # noqa: PLC0414
+else:
+
+    class NamedTuple(metaclass=_Naming):
+        """A tuple whose fields have names; see `typing.NamedTuple`."""
+
+    class Protocol:
+        """What a class must have; only type checkers care."""
+
+        __slots__ = ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from device_runtime.courier import (
     Acked,
@@ -26,7 +26,7 @@ from device_runtime.disk import machine_error
 from device_runtime.errors import EdgepackError, StickFullError
 from device_runtime.home import Home
 from device_runtime.journal.writer import Journal
-from device_runtime.record import dataclass, field
+from device_runtime.record import Protocol, dataclass, field
 
 MAX_TOKEN_BYTES = 1 << 20
 
@@ -37,27 +37,22 @@ class InstalledLike(Protocol):
     @property
     def name(self) -> str:
         """Bundle name."""
-        ...
 
     @property
     def version(self) -> int:
         """Version."""
-        ...
 
     @property
     def digest(self) -> str:
         """Bundle digest, hex."""
-        ...
 
     @property
     def outcome(self) -> str:
         """`installed`, `already`, `older` or `rejected-before`."""
-        ...
 
     @property
     def note(self) -> str:
         """One line for a person; may be empty."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

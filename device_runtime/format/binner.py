@@ -10,11 +10,12 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from device_runtime.format.batch import MISSING_CODE, Answers, Batch, Text
 from device_runtime.format.schema import MISSING_TIME, Column, Schema
 from device_runtime.format.sketch import RATES, Histogram, Profile, Sketch
+from device_runtime.record import NamedTuple
 
 SMALL = 32
 

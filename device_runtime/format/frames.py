@@ -8,9 +8,9 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from device_runtime.errors import FormatError
+from device_runtime.record import NamedTuple
 
 FRAME = struct.Struct("<IHBBIIII")  # CRC-32, marker, type, flags, length, counter, offset, count
 MARKER = 0xF7E9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from device_runtime.crypt import sha256
 from device_runtime.errors import FormatError, TruncatedError, UnsupportedVersionError
@@ -29,6 +29,7 @@ from device_runtime.format.segment import (
     parent_json,
     parent_of,
 )
+from device_runtime.record import NamedTuple
 
 VERSION = 1
 MAGIC = b"EPSEGMNT"

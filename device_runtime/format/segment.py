@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 from device_runtime.errors import FormatError
 from device_runtime.format.batch import Answers, Batch
-from device_runtime.record import dataclass
+from device_runtime.record import NamedTuple, dataclass
 
 OPEN, SEALED, SALVAGE = 1, 2, 3
 

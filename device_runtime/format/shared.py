@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.format.ints import U64
+from device_runtime.later import every
+from device_runtime.record import Protocol
 
 _SHARED_SAMPLE = 16_384
 
@@ -25,7 +26,6 @@ class Bits(Protocol):
 
     def bits(self) -> U64:
         """Return one uint64 per value, equal where the values are equal bit for bit."""
-        ...
 
 
 class Table:
@@ -65,42 +65,54 @@ def _cost(codes: NDArray[np.int64], size: int) -> int:
 def shared_tables(n: int, columns: Sequence[Bits]) -> list[Table]:
     """Find columns that move together (weather of one hour, facts of one machine)."""
     start = max(0, (n - _SHARED_SAMPLE) // 2)
-    groups: list[_Group] = []
-    for index, column in enumerate(columns):
-        if column.shape:
-            continue
-        sample = column.bits()[start : start + _SHARED_SAMPLE]
+
+    def group_of(index: int) -> _Group | None:
+        if columns[index].shape:
+            return None
+        sample = columns[index].bits()[start : start + _SHARED_SAMPLE]
         entries, codes = np.unique(sample, return_inverse=True)
-        if 2 < len(entries) <= len(sample) // 8:
-            group = _Group(index, codes.astype(np.int64), len(entries))
-            if group.alone > 0.02 * len(sample):
-                groups.append(group)
-    groups.sort(key=lambda item: -item.alone)
+        if not 2 < len(entries) <= len(sample) // 8:
+            return None
+        group = _Group(index, codes.astype(np.int64), len(entries))
+        return group if group.alone > 0.02 * len(sample) else None
+
+    found = every(group_of, range(len(columns)), n)
+    groups = sorted((group for group in found if group), key=lambda item: -item.alone)
     merged: list[_Group] = []
     for group in groups:
         if not any(_join_group(target, group) for target in merged):
             merged.append(group)
-    tables = [_table(n, columns, group.members) for group in merged if len(group.members) > 1]
+    chosen = [group.members for group in merged if len(group.members) > 1]
+    tables = every(lambda members: _table(n, columns, members), chosen, n)
     return [table for table in tables if table is not None]
 
 
 def _join_group(target: _Group, other: _Group) -> bool:
     """Merge `other` into `target` if that is cheaper."""
-    limit = len(target.codes) // 4
-    entries, codes = np.unique(target.codes * other.size + other.codes, return_inverse=True)
-    if len(entries) > limit:
+    size, codes = _ranks(target.codes * other.size + other.codes, target.size * other.size)
+    if size > len(codes) // 4:
         return False
-    codes = codes.astype(np.int64)
-    index_cost = float(_cost(codes, len(entries)))
+    index_cost = float(_cost(codes, size))
     entry = (
         target.entry if len(target.members) > 1 else target.entropy(target.codes)
     ) + other.entry
-    if index_cost + len(entries) * entry >= 0.98 * (target.cost + other.cost):
+    if index_cost + size * entry >= 0.98 * (target.cost + other.cost):
         return False
     target.members += other.members
-    target.codes, target.size = codes, len(entries)
+    target.codes, target.size = codes, size
     target.entry, target.index_cost = entry, index_cost
     return True
+
+
+def _ranks(codes: NDArray[np.int64], limit: int) -> tuple[int, NDArray[np.int64]]:
+    """Return how many distinct codes there are, and the rank of each; few are not sorted."""
+    if limit > 8 * len(codes):
+        entries, ranks = np.unique(codes, return_inverse=True)
+        return len(entries), ranks.astype(np.int64)
+    seen = np.zeros(limit, np.bool_)
+    seen[codes] = True
+    order = np.cumsum(seen)
+    return int(order[-1]), order[codes] - 1
 
 
 def _table(n: int, columns: Sequence[Bits], members: list[int]) -> Table | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from device_runtime.format.segment import Lane
 from device_runtime.journal.active import Active
 from device_runtime.journal.shelf import SealedInfo
+from device_runtime.record import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 from device_runtime.disk import CHUNK, Disk
 from device_runtime.errors import JournalDamagedError
 from device_runtime.format.segment import Hole, Lane, Name
 from device_runtime.journal.shelf import SealedInfo, Shelf
-from device_runtime.record import replace
+from device_runtime.record import NamedTuple, replace
 
 MANY_HOLES = 512
 

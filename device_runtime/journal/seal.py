@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from device_runtime.crypt import (
     ED25519_SIGNATURE,
@@ -42,7 +41,7 @@ from device_runtime.format.header import (
 from device_runtime.format.segment import MAX_MARKS, SALVAGE, Header, Hole, Mark, Name
 from device_runtime.journal import content
 from device_runtime.journal.shelf import SealedInfo, Shelf
-from device_runtime.record import replace
+from device_runtime.record import NamedTuple, replace
 
 TAG = 16
 

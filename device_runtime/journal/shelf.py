@@ -6,12 +6,12 @@ File names are the index; a header is read when something inside is needed, and 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 from device_runtime.disk import Disk
 from device_runtime.errors import FormatError, JournalDamagedError
 from device_runtime.format.header import MAX_HEADER, TRAILER, open_header, read_trailer
 from device_runtime.format.segment import SALVAGE, Header, Lane, Name
+from device_runtime.record import NamedTuple
 
 _FIRST_READ = 64 << 10
 

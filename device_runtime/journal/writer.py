@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from device_runtime.clock import Clock
 from device_runtime.crypt import Identity, sha256
@@ -23,6 +23,7 @@ from device_runtime.journal.quota import Usage
 from device_runtime.journal.recover import previous_of
 from device_runtime.journal.shelf import SealedInfo, Shelf
 from device_runtime.policy import Policy
+from device_runtime.record import NamedTuple
 
 __all__ = ["Appended", "Journal", "Marked", "SealedInfo", "Usage"]
 

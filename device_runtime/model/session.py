@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from device_runtime.errors import ModelLoadError, RunError
 from device_runtime.format.batch import SMALL, Answers, Batch
@@ -16,6 +16,8 @@ from device_runtime.format.schema import DTYPES, Column, ModelInput, Schema
 from device_runtime.model import answers as reading
 from device_runtime.model import feeds
 from device_runtime.model.capi import Feed, Model, Port, Strings
+from device_runtime.model.ortlib import no_telemetry
+from device_runtime.record import Protocol
 
 Engine = Literal["capi", "python"]
 
@@ -38,11 +40,9 @@ class Session(Protocol):
         Raises:
             RunError: The model failed on this batch, or answered in another shape.
         """
-        ...
 
     def close(self) -> None:
         """Free the model; the session cannot be used again."""
-        ...
 
 
 def open_session(
@@ -199,6 +199,7 @@ class _PythonSession:
     """The official binding."""
 
     def __init__(self, model: bytes | memoryview, schema: Schema, threads: int) -> None:
+        no_telemetry()
         try:
             import onnxruntime as ort
         except ImportError as error:

@@ -16,13 +16,13 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from device_runtime.errors import EdgepackError, MachineError, SelfTestError
 from device_runtime.format.manifest import Manifest
 from device_runtime.policy import Policy
+from device_runtime.record import dataclass
 
 MEMORY_FACTOR = 1.5
 MEMORY_SLACK = 512 << 20  # address space that libraries and thread stacks reserve but do not use

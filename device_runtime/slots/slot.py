@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from device_runtime.disk import Disk, suppress_full
 from device_runtime.errors import (
@@ -25,7 +25,7 @@ from device_runtime.errors import (
 from device_runtime.generation import Generation, SlotRecord, SlotState
 from device_runtime.home import Home
 from device_runtime.policy import Policy
-from device_runtime.record import replace
+from device_runtime.record import Protocol, replace
 from device_runtime.slots import marker, rules
 from device_runtime.trust.load import LoadedSlot, load_slot
 
@@ -40,7 +40,6 @@ class Loader(Protocol):
         self, disk: Disk, slot: Path, *, root_sha256: str, digest: str, policy: Policy
     ) -> LoadedSlot:
         """Verify a slot folder and hand out its bytes."""
-        ...
 
 
 class Started:

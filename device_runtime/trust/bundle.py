@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +42,7 @@ from device_runtime.format.manifest import Manifest
 from device_runtime.format.schema import Schema
 from device_runtime.generation import Trusted
 from device_runtime.policy import Policy
-from device_runtime.record import dataclass
+from device_runtime.record import dataclass, replace
 from device_runtime.trust import quorum
 from device_runtime.trust.checks import check_device, check_listing, check_order
 from device_runtime.trust.custom import Target, Targets, read_targets

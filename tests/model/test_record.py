@@ -6,7 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import pytest
 
@@ -124,3 +124,55 @@ def test_defining_records_imports_no_inspect():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def named(base):
+    class Point(base):
+        """A point."""
+
+        x: int
+        y: int = 2
+
+        @property
+        def total(self):
+            return self.x + self.y
+
+        @classmethod
+        def of(cls, text):
+            return cls(*map(int, text.split()))
+
+    return Point
+
+
+@pytest.mark.parametrize("base", [record.NamedTuple, NamedTuple], ids=["ours", "theirs"])
+def test_a_named_tuple_behaves_like_the_one_of_typing(base):
+    made = named(base)
+    one = made(1)
+    assert one == (1, 2) == made(x=1, y=2) == made._make([1, 2]) == made.of("1 2")
+    assert repr(one) == "Point(x=1, y=2)"
+    assert (one.x, one.y, one.total) == (1, 2, 3)
+    assert one._replace(x=5) == (5, 2)
+    assert one._asdict() == {"x": 1, "y": 2}
+    assert made._fields == made.__match_args__ == ("x", "y")
+    assert made._field_defaults == {"y": 2}
+    assert made.__doc__ == "A point."
+    assert copy.copy(one) == copy.deepcopy(one) == one
+    assert hash(one) == hash((1, 2))
+    assert not hasattr(one, "__dict__")
+    for wrong in (made, lambda: made(1, 2, 3), lambda: made(1, z=2), lambda: made._make([1])):
+        with pytest.raises(TypeError):
+            wrong()
+    with pytest.raises((ValueError, TypeError)):
+        one._replace(z=1)
+    with pytest.raises(AttributeError):
+        one.x = 3
+
+
+class Pair(record.NamedTuple):
+    left: int
+    right: str = ""
+
+
+def test_a_named_tuple_is_pickled_by_its_name():
+    assert pickle.loads(pickle.dumps(Pair(1))) == (1, "")
+    assert type(pickle.loads(pickle.dumps(Pair(1)))) is Pair
