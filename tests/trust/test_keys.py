@@ -1,32 +1,23 @@
-"""Custody: keys at rest, two custodians, rotation, lints."""
+"""Custody: keys at rest, every role rotated, revocation, the command."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
+from device_runtime import policy as policies
 from device_runtime.crypt import unwrap_key, wrap_key
-from device_runtime.errors import EdgepackError, FormatError, UsageError, VerificationError
-from device_runtime.policy import Policy
+from device_runtime.errors import UsageError
 from device_runtime.trust import quorum
-from device_runtime.trust.token import read_token
-from edgepack.errors import ClockError, KeyringError
-from edgepack.keys import ceremony, roles, sign
+from edgepack.errors import KeyringError
+from edgepack.keys import ceremony, roles
 from edgepack.keys.ring import Ring
-from support.trustsim import DAY, DISK, NAME, PASSPHRASE, Base, unpack
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Base:
-    return Base.at(tmp_path / "ws")
-
-
-# --- at rest ----------------------------------------------------------------------------------
+from support.attacks import split
+from support.trustsim import DISK, NAME, PASSPHRASE, Base
 
 
 def test_no_private_key_lies_on_disk_in_the_clear(base: Base) -> None:
@@ -110,113 +101,37 @@ def test_a_rotated_oms_key_signs_the_next_bundle(base: Base) -> None:
     assert base.ring.identity().public.id == base.ring.base_id
 
 
-# --- two custodians -----------------------------------------------------------------------------
+def test_every_role_can_be_rotated_and_the_next_bundle_installs(base: Base) -> None:
+    device = base.device()
+    device.install(base.publish())
+    for role in ("root", "targets", "timestamp", "snapshot", "journal", "base", "recovery", "oms"):
+        before = {key.id for key in base.ring.keys}
+        assert base.rotate(role).complete
+        assert {key.id for key in base.ring.keys} > before  # what was there is kept
+        device.install(base.publish())
+    with pytest.raises(UsageError, match="cannot be rotated"):
+        base.rotate("nonsense")
 
 
-def split(base: Base, tmp_path: Path) -> Base:
-    """Move the ML-DSA keys of root and targets to a second custodian's machine."""
-    other = Base(tmp_path / "other" / "ws", base.clock)
-    shutil.copytree(base.folder, other.folder)
-    for path in base.ws.keys.glob("*-ml-dsa-*.key"):
-        path.unlink()
-    for path in other.ws.keys.glob("*.key"):
-        if "ml-dsa" not in path.name:
-            path.unlink()
-    base.__dict__.pop("ring", None)
-    return other
+def test_a_new_identity_of_the_base_travels_in_the_policy(base: Base) -> None:
+    old, current = base.ring.identity(), roles.class_policy(base.ws, "field")
+    base.rotate("base")
+    new = base.ring.identity()
+    assert new.public.id == base.ring.base_id != old.public.id
+    carried = roles.class_policy(base.ws, "field")
+    taken = policies.from_bundle(current, carried)
+    assert taken.ack_keys == ((new.public.ed25519.hex(), new.public.mldsa65.hex()),)
 
 
-def test_a_half_signed_bundle_travels_as_a_file(base: Base, tmp_path: Path) -> None:
-    device, other = base.device(), split(base, tmp_path)
-    half = base.publish(model=b"m")
-    assert half.suffix == ".half"
-    with pytest.raises(EdgepackError):
-        device.verify(half)
-    second = sign.sign_file(other.ws, other.ring, half, clock=other.clock)
-    assert not second.complete  # the release key is with the first
-    done = ceremony.sign_half(base.ws, base.ring, second.path, clock=base.clock, force_time=False)
-    assert done.complete
-    assert done.path.suffix == ".edgepack"
-    assert not half.exists()
-    assert device.install(done.path).version == 1
-
-
-def test_a_custodian_refuses_a_half_signed_bundle_that_was_changed(
-    base: Base, tmp_path: Path
-) -> None:
-    from support.trustsim import pack
-
-    other, half = split(base, tmp_path), base.publish(model=b"good")
-    half.write_bytes(pack({**unpack(half.read_bytes()), "payload/model.onnx": b"evil"}))
-    with pytest.raises(FormatError):
-        sign.sign_file(other.ws, other.ring, half, clock=other.clock)
-
-
-def test_a_half_signed_root_travels_as_a_file(base: Base, tmp_path: Path) -> None:
-    device, other = base.device(), split(base, tmp_path)
-    first = base.rotate("timestamp")
-    assert (first.complete, first.path.name) == (False, "2.root.half")
-    assert max(roles.roots(base.ws)) == 1
-    done = ceremony.sign_half(other.ws, other.ring, first.path, clock=base.clock, force_time=False)
-    assert done.complete
-    shutil.copy(done.path, base.ws.metadata)
-    half = base.publish()
-    shutil.copy(half, other.ws.out / half.name)
-    second = sign.sign_file(other.ws, other.ring, other.ws.out / half.name, clock=base.clock)
-    third = sign.sign_file(base.ws, base.ring, second.path, clock=base.clock)
-    assert device.install(third.path).root_version == 2
-
-
-def test_a_half_signed_downgrade_travels_as_a_file(base: Base, tmp_path: Path) -> None:
-    base.publish()
-    base.publish()
-    other = split(base, tmp_path)
-    half = ceremony.downgrade(base.ws, base.ring, NAME, 1, clock=base.clock)
-    assert not half.complete
-    root, policy = roles.newest_root(base.ws), Policy("field")
-    with pytest.raises(VerificationError):
-        read_token(half.path.read_bytes(), root, policy)
-    done = ceremony.sign_half(other.ws, other.ring, half.path, clock=base.clock, force_time=False)
-    token = read_token(done.path.read_bytes(), root, policy)
-    assert (token.name, token.from_version, token.to_version) == (NAME, 2, 1)
-    assert done.path.name == f"{NAME}-2-to-1.downgrade"
-
-
-def test_what_is_no_half_signed_file_is_named(base: Base, tmp_path: Path) -> None:
-    file = tmp_path / "x.half"
-    for data in (b"{}", b"{", b"[1]", b"hello" * 300):
-        file.write_bytes(data)
-        with pytest.raises(EdgepackError):
-            ceremony.sign_half(base.ws, base.ring, file, clock=base.clock, force_time=False)
-
-
-# --- tokens -------------------------------------------------------------------------------------
-
-
-def test_a_changed_token_is_refused(base: Base) -> None:
-    base.publish()
-    base.publish()
-    data = ceremony.downgrade(base.ws, base.ring, NAME, 1, clock=base.clock).path.read_bytes()
-    root, policy = roles.newest_root(base.ws), Policy("field")
-    for position in range(0, len(data), 31):
-        bad = bytearray(data)
-        bad[position] ^= 2
-        with pytest.raises((FormatError, VerificationError)):
-            read_token(bytes(bad), root, policy)
-
-
-def test_only_an_older_unrevoked_bundle_can_be_gone_back_to(base: Base) -> None:
-    base.publish()
-    for version in (1, 2):
-        with pytest.raises(UsageError):
-            ceremony.downgrade(base.ws, base.ring, NAME, version, clock=base.clock)
-    base.publish()
-    ceremony.revoke(base.ws, base.ring, f"{NAME}-1", clock=base.clock)
+def test_a_new_recovery_key_is_used_and_the_old_one_still_opens(base: Base) -> None:
+    _, old = base.ring.journal_recipients()
+    wrapped = [(old.id, wrap_key(b"k" * 32, old, b"i"))]
+    base.rotate("recovery")
+    _, new = base.ring.journal_recipients()
+    assert new != old
+    assert unwrap_key(wrapped, base.ring.journal_secrets(), b"i") == b"k" * 32
     with pytest.raises(UsageError):
-        ceremony.downgrade(base.ws, base.ring, NAME, 1, clock=base.clock)
-
-
-# --- revocation -------------------------------------------------------------------------------
+        ceremony.forget(base.ws, base.ring, new.id)
 
 
 def test_a_revoked_key_is_replaced_and_listed(base: Base) -> None:
@@ -244,77 +159,6 @@ def test_revocations_add_up_over_roots(base: Base) -> None:
 def test_revoking_what_is_not_there_is_a_mistake(base: Base, what: str) -> None:
     with pytest.raises(UsageError):
         ceremony.revoke(base.ws, base.ring, what, clock=base.clock)
-
-
-# --- lints --------------------------------------------------------------------------------------
-
-
-def test_signing_before_the_last_bundle_needs_force(base: Base) -> None:
-    base.publish()
-    base.clock.advance(-2 * DAY)
-    with pytest.raises(ClockError):
-        base.publish()
-    assert base.publish(force_time=True).name == f"{NAME}-2.edgepack"
-
-
-def test_signing_far_in_the_future_needs_force(base: Base) -> None:
-    base.clock.advance(73 * 365 * DAY)
-    with pytest.raises(ClockError):
-        base.publish()
-
-
-def test_a_half_signed_bundle_from_another_day_needs_force(base: Base, tmp_path: Path) -> None:
-    other, half = split(base, tmp_path), base.publish()
-    other.clock.advance(3 * DAY)
-    with pytest.raises(ClockError):
-        sign.sign_file(other.ws, other.ring, half, clock=other.clock)
-
-
-def test_a_root_that_expires_before_the_bundle_is_refused(base: Base) -> None:
-    base.clock.advance(9.5 * 365 * DAY)
-    with pytest.raises(KeyringError, match="root expires"):
-        base.publish(force_time=True)
-    base.rotate("root")
-    assert base.device().install(base.publish()).root_version == 2
-
-
-def test_a_missing_root_at_the_base_is_named(base: Base) -> None:
-    base.rotate("root")
-    base.rotate("root")
-    (base.ws.metadata / "2.root.json").unlink()
-    with pytest.raises(KeyringError, match="lacks root 2"):
-        base.publish()
-
-
-def test_every_version_is_drawn_once(base: Base) -> None:
-    assert base.publish().name == f"{NAME}-1.edgepack"
-    with pytest.raises(FormatError):
-        base.publish(extra={"model.sig": b"own"})
-    assert base.publish().name == f"{NAME}-2.edgepack"
-    assert base.publish("valve").name == "valve-1.edgepack"
-
-
-def test_versions_go_on_above_what_devices_report_after_a_restore(base: Base) -> None:
-    from edgepack.registry import Registry
-
-    with Registry.open(base.ws.registry) as registry:
-        registry.saw_version(NAME, 9)
-    assert base.publish().name == f"{NAME}-10.edgepack"
-
-
-def test_signing_a_signed_bundle_is_a_mistake(base: Base) -> None:
-    file = base.publish()
-    with pytest.raises(UsageError):
-        sign.sign_file(base.ws, base.ring, file, clock=base.clock)
-
-
-def test_the_same_payload_gives_the_same_signed_part_but_for_version_and_time(base: Base) -> None:
-    one, two = (unpack(base.publish(model=b"m").read_bytes()) for _ in range(2))
-    payload = [name for name in one if name.startswith("payload/")]
-    assert [one[name] for name in payload] == [two[name] for name in payload]  # model.sig too
-
-
-# --- the command line ---------------------------------------------------------------------------
 
 
 def run(base: Base, capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, Any]:

@@ -1,0 +1,129 @@
+"""Two custodians on two machines: what is half-signed travels as a file."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from device_runtime.errors import EdgepackError, FormatError, UsageError, VerificationError
+from device_runtime.policy import Policy
+from device_runtime.trust.token import read_token
+from edgepack.errors import ClockError
+from edgepack.keys import ceremony, roles, sign
+from support.attacks import split
+from support.trustsim import DAY, NAME, Base, pack, unpack
+
+
+def test_a_half_signed_bundle_travels_as_a_file(base: Base, tmp_path: Path) -> None:
+    device, other = base.device(), split(base, tmp_path)
+    half = base.publish(model=b"m")
+    assert half.suffix == ".half"
+    with pytest.raises(EdgepackError):
+        device.verify(half)
+    second = sign.sign_file(other.ws, other.ring, half, clock=other.clock)
+    assert not second.complete  # the release key is with the first
+    done = ceremony.sign_half(base.ws, base.ring, second.path, clock=base.clock, force_time=False)
+    assert done.complete
+    assert done.path.suffix == ".edgepack"
+    assert not half.exists()
+    assert device.install(done.path).version == 1
+
+
+def test_a_custodian_refuses_a_half_signed_bundle_that_was_changed(
+    base: Base, tmp_path: Path
+) -> None:
+    other, half = split(base, tmp_path), base.publish(model=b"good")
+    half.write_bytes(pack({**unpack(half.read_bytes()), "payload/model.onnx": b"evil"}))
+    with pytest.raises(FormatError):
+        sign.sign_file(other.ws, other.ring, half, clock=other.clock)
+
+
+def test_a_half_signed_root_travels_as_a_file(base: Base, tmp_path: Path) -> None:
+    device, other = base.device(), split(base, tmp_path)
+    first = base.rotate("timestamp")
+    assert (first.complete, first.path.name) == (False, "2.root.half")
+    assert max(roles.roots(base.ws)) == 1
+    done = ceremony.sign_half(other.ws, other.ring, first.path, clock=base.clock, force_time=False)
+    assert done.complete
+    shutil.copy(done.path, base.ws.metadata)
+    half = base.publish()
+    shutil.copy(half, other.ws.out / half.name)
+    second = sign.sign_file(other.ws, other.ring, other.ws.out / half.name, clock=base.clock)
+    third = sign.sign_file(base.ws, base.ring, second.path, clock=base.clock)
+    assert device.install(third.path).root_version == 2
+
+
+def test_a_half_signed_downgrade_travels_as_a_file(base: Base, tmp_path: Path) -> None:
+    base.publish()
+    base.publish()
+    other = split(base, tmp_path)
+    half = ceremony.downgrade(base.ws, base.ring, NAME, 1, clock=base.clock)
+    assert not half.complete
+    root, policy = roles.newest_root(base.ws), Policy("field")
+    with pytest.raises(VerificationError):
+        read_token(half.path.read_bytes(), root, policy)
+    done = ceremony.sign_half(other.ws, other.ring, half.path, clock=base.clock, force_time=False)
+    token = read_token(done.path.read_bytes(), root, policy)
+    assert (token.name, token.from_version, token.to_version) == (NAME, 2, 1)
+    assert done.path.name == f"{NAME}-2-to-1.downgrade"
+
+
+def test_what_is_no_half_signed_file_is_named(base: Base, tmp_path: Path) -> None:
+    file = tmp_path / "x.half"
+    for data in (b"{}", b"{", b"[1]", b"hello" * 300):
+        file.write_bytes(data)
+        with pytest.raises(EdgepackError):
+            ceremony.sign_half(base.ws, base.ring, file, clock=base.clock, force_time=False)
+
+
+def test_a_changed_token_is_refused(base: Base) -> None:
+    base.publish()
+    base.publish()
+    data = ceremony.downgrade(base.ws, base.ring, NAME, 1, clock=base.clock).path.read_bytes()
+    root, policy = roles.newest_root(base.ws), Policy("field")
+    for position in range(0, len(data), 31):
+        bad = bytearray(data)
+        bad[position] ^= 2
+        with pytest.raises((FormatError, VerificationError)):
+            read_token(bytes(bad), root, policy)
+
+
+def test_only_an_older_unrevoked_bundle_can_be_gone_back_to(base: Base) -> None:
+    base.publish()
+    for version in (1, 2):
+        with pytest.raises(UsageError):
+            ceremony.downgrade(base.ws, base.ring, NAME, version, clock=base.clock)
+    base.publish()
+    ceremony.revoke(base.ws, base.ring, f"{NAME}-1", clock=base.clock)
+    with pytest.raises(UsageError):
+        ceremony.downgrade(base.ws, base.ring, NAME, 1, clock=base.clock)
+
+
+def test_a_half_signed_bundle_from_another_day_needs_force(base: Base, tmp_path: Path) -> None:
+    other, half = split(base, tmp_path), base.publish()
+    other.clock.advance(3 * DAY)
+    with pytest.raises(ClockError):
+        sign.sign_file(other.ws, other.ring, half, clock=other.clock)
+
+
+def test_each_custodian_draws_his_own_key(base: Base, tmp_path: Path) -> None:
+    """No machine ever holds both private keys of a role."""
+    device, other = base.device(), split(base, tmp_path)
+    before = roles.root_keyids(roles.newest_root(base.ws))["targets"]
+    half = ceremony.rotate(other.ws, other.ring, "targets", clock=base.clock, family="ml-dsa")
+    done = ceremony.sign_half(base.ws, base.ring, half.path, clock=base.clock, force_time=False)
+    assert done.complete
+    shutil.copy(done.path, other.ws.metadata)
+    after = roles.root_keyids(roles.newest_root(base.ws))["targets"]
+    assert len(set(after) & set(before)) == 1
+    assert not [key for key in base.ring.of_role("targets") if key.kind == "ml-dsa"]
+    first = base.publish()
+    shutil.copy(first, other.ws.out / first.name)
+    second = sign.sign_file(other.ws, other.ring, other.ws.out / first.name, clock=base.clock)
+    third = sign.sign_file(base.ws, base.ring, second.path, clock=base.clock)
+    assert device.install(third.path).signers == tuple(sorted(after))
+    for role, family in (("release", "ml-dsa"), ("journal", "ed25519"), ("targets", "rsa")):
+        with pytest.raises(UsageError, match="no key of family"):
+            ceremony.rotate(base.ws, base.ring, role, clock=base.clock, family=family)
