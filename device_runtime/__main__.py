@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
-from typing import NoReturn
+import sys  # no module that takes time: Ctrl-C is caught from here on
 
 GC_THRESHOLD = 100_000  # objects: a start makes fewer, a long run is collected as usual
 
 
-def main() -> NoReturn:
-    """Run the command line; every failure becomes one line and an exit code.
+def main() -> None:
+    """Run the command line; every failure, Ctrl-C too, becomes one line and an exit code.
 
     The interpreter is not taken down piece by piece: everything was closed in order, and unloading
     a library of 35 MB takes longer than the prediction did.
     """
     gc.set_threshold(GC_THRESHOLD)
-    from device_runtime.cli import run
+    code = -1
+    try:
+        from device_runtime.cli import run
 
-    code = run(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except KeyboardInterrupt:  # while modules were loaded, or when all was said
+        if code < 0:
+            code = _interrupted()
     if "coverage" in sys.modules:  # it writes what it saw at an orderly end
         sys.exit(code)
     os._exit(code)
+
+
+def _interrupted() -> int:
+    from device_runtime.errors import InterruptedByUserError
+
+    error = InterruptedByUserError("interrupted", why="nothing is half-written")
+    print(error.line(), file=sys.stderr, flush=True)  # noqa: T201
+    return error.exit
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+TYPE_CHECKING = False  # `typing` takes time, and the command line begins here
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["pack"]
 

@@ -51,11 +51,16 @@ for _name in ("make", "keys", "field", "learn"):
         import_module(f"edgepack.cli.{_name}").register(app)
 
 
-def run() -> None:
+def run() -> int:
     """Run the application; every failure ends in one line and an exit code, never a traceback."""
     try:
         app(standalone_mode=True)
-    except SystemExit:
-        raise
+    except SystemExit as end:
+        # Ctrl-C while the command line was parsed: typer ends without a word.
+        interrupt = getattr(end.__context__, "__cause__", None)
+        if isinstance(interrupt, KeyboardInterrupt):
+            return report_failure(interrupt, as_json="--json" in sys.argv)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException as error:  # noqa: BLE001
-        sys.exit(report_failure(error, as_json="--json" in sys.argv))
+        return report_failure(error, as_json="--json" in sys.argv)
+    return 0

@@ -142,12 +142,11 @@ def guard(command: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        import click
         import typer
 
         try:
             return command(*args, **kwargs)
-        except (typer.Exit, typer.Abort, click.ClickException, SystemExit):
+        except (typer.Exit, typer.Abort, typer.BadParameter, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001
             code = report_failure(error, as_json=bool(kwargs.get("json")))
