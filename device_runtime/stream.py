@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from threading import Thread
 from typing import BinaryIO
 
 from device_runtime.answer import Predicted, csv_cells, csv_lines, header
@@ -25,6 +24,7 @@ from device_runtime.format.batch import FLAG_ABSTAINED, FLAG_INVALID, FLAG_UNLIK
 from device_runtime.format.schema import Schema
 from device_runtime.format.segment import Lane
 from device_runtime.journal.writer import Journal
+from device_runtime.later import Later
 from device_runtime.model.rows import RawBlock, open_input
 from device_runtime.predictor import MARK_ROWS, Stream
 from device_runtime.record import dataclass, replace
@@ -125,29 +125,6 @@ def _header_line(schema: Schema) -> bytes:
     return csv_lines([csv_cells([name]) for name in header(schema)])
 
 
-class _Later(Thread):
-    """Something that another thread works out."""
-
-    def __init__(self, work: Callable[[], RawBlock | None]) -> None:
-        super().__init__()
-        self._work = work
-        self._value: RawBlock | None = None
-        self._error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._value = self._work()
-        except BaseException as error:  # noqa: BLE001  (raised again by `result`)
-            self._error = error
-
-    def result(self) -> RawBlock | None:
-        self.join()
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-
 def _ahead(
     blocks: Iterator[RawBlock], prepare: Callable[[RawBlock], RawBlock], source: BinaryIO
 ) -> Iterator[RawBlock]:
@@ -163,7 +140,7 @@ def _ahead(
 
     block = work()
     while block is not None:
-        later = _Later(work) if file and block.n > SMALL else None
+        later = Later(work) if file and block.n > SMALL else None
         try:
             yield block
         finally:

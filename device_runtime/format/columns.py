@@ -20,6 +20,7 @@ from device_runtime.format import ints
 from device_runtime.format.batch import MISSING_CODE, ColumnData, Text
 from device_runtime.format.ints import U64, Reader
 from device_runtime.format.shared import shared_tables
+from device_runtime.later import every
 
 MAGIC = b"EPCOLS"
 VERSION = 1
@@ -75,16 +76,18 @@ def encode_columns(
     raw = [_Column(n, *column) for column in columns]
     tables = shared_tables(n, raw) if n >= 256 else []
     parts = [_HEAD.pack(MAGIC, VERSION, 0, n, len(raw), len(tables))]
-    for table in tables:
-        parts += [len(table.first).to_bytes(4, "little"), ints.encode(table.codes)]
+    written = every(lambda table: ints.encode(table.codes), tables, n)
+    for table, codes in zip(tables, written, strict=True):
+        parts += [len(table.first).to_bytes(4, "little"), codes]
     home = {member: index for index, table in enumerate(tables) for member in table.members}
-    for index, column in enumerate(raw):
-        if index in home:
-            table = tables[home[index]]
-            body = bytes([SHARED]) + home[index].to_bytes(2, "little")
-            body += column.encode(table.first)
-        else:
-            body = column.encode(None)
+
+    def encode(index: int) -> bytes:
+        if index not in home:
+            return raw[index].encode(None)
+        head = bytes([SHARED]) + home[index].to_bytes(2, "little")
+        return head + raw[index].encode(tables[home[index]].first)
+
+    for column, body in zip(raw, every(encode, range(len(raw)), n), strict=True):
         name = column.name.encode()
         parts.append(
             struct.pack("<HBB", len(name), DTYPE_CODES.index(column.dtype), len(column.shape))

@@ -146,9 +146,10 @@ def dictionary_of(values: U64) -> tuple[U64, U64] | None:
     """Return (sorted distinct values, index per value), None if there are too many."""
     limit = min(65_536, len(values) // 4)
     sample = values[:: max(1, len(values) // 1024)]
-    if limit < 2 or len(np.unique(sample)) > 0.8 * len(sample) > limit:
+    distinct = len(np.unique(sample))
+    if limit < 2 or distinct > 0.8 * len(sample) > limit:
         return None
-    if len(np.unique(sample)) > 0.9 * len(sample) and len(sample) > 512:
+    if distinct > 0.9 * len(sample) > 0.9 * 512:
         return None
     entries, codes = np.unique(values, return_inverse=True)
     if len(entries) > limit:

@@ -17,6 +17,7 @@ from device_runtime.later import every
 from device_runtime.record import Protocol
 
 _SHARED_SAMPLE = 16_384
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # the golden ratio in 64 bits: spreads every bit of a product
 
 
 class Bits(Protocol):
@@ -116,16 +117,18 @@ def _ranks(codes: NDArray[np.int64], limit: int) -> tuple[int, NDArray[np.int64]
 
 
 def _table(n: int, columns: Sequence[Bits], members: list[int]) -> Table | None:
-    joint = np.zeros(n, np.int64)
-    size = 1
-    for member in members:
-        entries, codes = np.unique(columns[member].bits(), return_inverse=True)
-        joint, size = joint * len(entries) + codes, size * len(entries)
-        if size > 1 << 30:
-            distinct, joint = np.unique(joint, return_inverse=True)
-            size = len(distinct)
-    _, first, codes = np.unique(joint, return_index=True, return_inverse=True)
-    if len(first) > n // 2:
+    """Number the distinct tuples by a hash of their values; None if there are too many.
+
+    Every row is then compared with the first of its hash: where two tuples share one, nothing is
+    shared, which costs room and no row.
+    """
+    bits = [columns[member].bits() for member in members]
+    hashed = np.zeros(n, np.uint64)
+    for column in bits:
+        hashed = (hashed ^ column) * _MIX
+        hashed ^= hashed >> np.uint64(32)
+    _, first, codes = np.unique(hashed, return_index=True, return_inverse=True)
+    if len(first) > n // 2 or any((column != column[first[codes]]).any() for column in bits):
         return None
     order = np.argsort(first)
     rank = np.empty(len(order), np.uint64)
