@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import BinaryIO
 
 from device_runtime.errors import FormatError, InputError, NoSlotError
@@ -67,7 +68,8 @@ def read_labels(stream: BinaryIO, schema: Schema | None) -> Iterator[tuple[str, 
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"the file of labels is not CSV: {error}") from None
     finally:
-        text.detach()
+        with suppress(ValueError):  # Ctrl-C: the file was closed before this generator
+            text.detach()
 
 
 def _columns(names: list[str], schema: Schema | None) -> tuple[int, int]:
