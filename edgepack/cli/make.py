@@ -244,7 +244,8 @@ def verify(
     with screen.step("verifying"):
         found = verify_file(Path(file), root=root or None, workspace=workspace or None)
     screen.line(f"good: {found['name']} version {found['version']}, digest {found['digest']}")
-    screen.line(f"signed by {', '.join(found['signers'])}; root version {found['root_version']}")
+    screen.line(f"signed by {', '.join(key[:16] for key in found['signers'])}")
+    screen.line(f"under root {found['root_version']}, its words: {found['root_words']}")
     screen.line(f"{found['files']} files, {found['bytes']:,} bytes, every digest as signed")
     screen.done(found)
 

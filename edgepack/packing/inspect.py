@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from device_runtime.crypt import sha256
 from device_runtime.disk import Disk, RealDisk
 from device_runtime.errors import FormatError, UsageError
 from device_runtime.format import canonical, container
+from device_runtime.format.words import words
 from device_runtime.generation import Trusted
 from device_runtime.policy import Policy
 from device_runtime.trust import bundle as bundles
@@ -41,7 +43,8 @@ def verify_file(
         disk: Where to read from.
 
     Returns:
-        name, version, digest, root_version, issued, class, signers, files, bytes.
+        name, version, digest, root_version, root_words (as `keys list` shows them for that root),
+        issued, class, signers, files, bytes.
 
     Raises:
         UsageError: There is no such file, or nothing to trust.
@@ -63,6 +66,7 @@ def verify_file(
         "version": found.version,
         "digest": found.digest,
         "root_version": found.root_version,
+        "root_words": words(sha256(found.trusted.root)),
         "issued": found.issued,
         "class": found.device_class,
         "signers": list(found.signers),
