@@ -6,14 +6,14 @@ its control socket; otherwise they own the home themselves while they run.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from types import SimpleNamespace as Options
+from typing import TYPE_CHECKING, Any
 
+from device_runtime.arguments import Argument, Command, help_of, help_of_all, read
 from device_runtime.errors import (
     DoctorError,
     EdgepackError,
@@ -27,16 +27,8 @@ if TYPE_CHECKING:
     from device_runtime.home import Home
     from device_runtime.model.session import Engine
 
-Outcome = tuple[dict[str, Any], list[str], EdgepackError | None]
-WIDTH = 100  # of the help
-Command = Callable[[argparse.Namespace], Outcome]
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose mistakes are errors of the tree."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, next=f"see: {self.prog} --help")
+Outcome = tuple[dict[str, Any], list[str], EdgepackError | None]  # see `verbs.Outcome`
+PROG = "edgepack-device"
 
 
 def run(arguments: list[str]) -> int:
@@ -44,16 +36,20 @@ def run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         _no_core_dumps()
-        options = _parse(arguments)
-        result, text, error = options.run(options)
-    except SystemExit as end:  # --help and --version
-        return int(end.code or 0)
+        parsed = _parse(arguments)
+        if isinstance(parsed, str):
+            print(parsed)
+            return 0
+        command, options = parsed
+        result, text, error = command.run(options)
     except BrokenPipeError:  # nobody reads any more: `predict | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except BaseException as failure:  # noqa: BLE001
         return _fail(failure, as_json=as_json)
     if as_json:
+        import json
+
         body = {"ok": error is None, **result}
         if error is not None:
             body["error"] = error.as_json()
@@ -70,6 +66,8 @@ def run(arguments: list[str]) -> int:
 def _fail(failure: BaseException, *, as_json: bool) -> int:
     error = _as_error(failure)
     if as_json:
+        import json
+
         print(json.dumps({"ok": False, "error": error.as_json()}))
     else:
         _tell(error)
@@ -109,35 +107,35 @@ def _no_core_dumps() -> None:
 # --- commands ------------------------------------------------------------------------------------
 
 
-def _init(options: argparse.Namespace) -> Outcome:
+def _init(options: Options) -> Outcome:
     from device_runtime import provision
 
     typed = options.fingerprint
     return provision.init(_root(options), Path(options.kit), lambda text: typed or _ask(text))
 
 
-def _sync(options: argparse.Namespace) -> Outcome:
+def _sync(options: Options) -> Outcome:
     arguments = {"stick": os.path.abspath(options.stick), "dry_run": options.dry_run}
     return _do(options, "sync", arguments)
 
 
-def _install(options: argparse.Namespace) -> Outcome:
+def _install(options: Options) -> Outcome:
     arguments = {"file": os.path.abspath(options.file), "retry": options.retry}
     return _do(options, "install", arguments)
 
 
-def _rollback(options: argparse.Namespace) -> Outcome:
+def _rollback(options: Options) -> Outcome:
     return _do(options, "rollback", {})
 
 
-def _label(options: argparse.Namespace) -> Outcome:
+def _label(options: Options) -> Outcome:
     if bool(options.file) == (options.id is not None) or (options.id and options.value is None):
         raise UsageError("give either ID and VALUE, or --file", next="see: label --help")
     file = os.path.abspath(options.file) if options.file else None
     return _do(options, "label", {"id": options.id, "value": options.value, "file": file})
 
 
-def _predict(options: argparse.Namespace) -> Outcome:
+def _predict(options: Options) -> Outcome:
     if options.template:
         with _device(options) as device:
             text = device.template()
@@ -165,7 +163,7 @@ def _predict(options: argparse.Namespace) -> Outcome:
 
 
 def _do(
-    options: argparse.Namespace,
+    options: Options,
     verb: str,
     arguments: Mapping[str, Any],
     descriptors: Sequence[int] = (),
@@ -178,11 +176,15 @@ def _do(
         answer = control.ask(path, verb, arguments, descriptors=descriptors)
         if answer is not None:
             return control.as_outcome(answer)
+    engine: Engine = getattr(options, "engine", "capi")
+    if verb == "predict" and engine == "capi":
+        from device_runtime.model.ortlib import Ahead
+
+        _ahead = Ahead()  # loads onnxruntime while this thread imports and verifies
     from device_runtime import verbs
     from device_runtime.device import Device
     from device_runtime.screen import Progress
 
-    engine: Engine = getattr(options, "engine", "capi")
     with (
         Progress(verb, quiet=options.json) as progress,
         Device.open(_root(options), disk=progress.disk, engine=engine) as device,
@@ -190,7 +192,7 @@ def _do(
         return verbs.perform(device, verb, arguments, watcher=progress, descriptors=descriptors)
 
 
-def _status(options: argparse.Namespace) -> Outcome:
+def _status(options: Options) -> Outcome:
     from device_runtime import health
 
     found = _ask_status(options) or health.status(_home(options))
@@ -209,7 +211,7 @@ def _status(options: argparse.Namespace) -> Outcome:
     return found, health.lines(found), error
 
 
-def _doctor(options: argparse.Namespace) -> Outcome:
+def _doctor(options: Options) -> Outcome:
     from device_runtime import doctor, units
     from device_runtime.clock import SystemClock
     from device_runtime.disk import RealDisk
@@ -234,20 +236,20 @@ def _doctor(options: argparse.Namespace) -> Outcome:
     return {"findings": [item.as_json() for item in findings]}, text, error
 
 
-def _wipe(options: argparse.Namespace) -> Outcome:
+def _wipe(options: Options) -> Outcome:
     from device_runtime import provision
 
     home = _home(options)
     return provision.wipe(home, lambda text: home.card.name if options.yes else _ask(text))
 
 
-def _notify(options: argparse.Namespace) -> Outcome:
+def _notify(options: Options) -> Outcome:
     from device_runtime import provision
 
     return provision.notify(_home(options), options.result, options.status)
 
 
-def _serve(options: argparse.Namespace) -> Outcome:
+def _serve(options: Options) -> Outcome:
     from device_runtime import serve
 
     with _device(options) as device:
@@ -258,14 +260,14 @@ def _serve(options: argparse.Namespace) -> Outcome:
 # --- helpers -------------------------------------------------------------------------------------
 
 
-def _root(options: argparse.Namespace) -> Path:
+def _root(options: Options) -> Path:
     home = options.home or os.environ.get("EDGEPACK_HOME")
     if not home:
         raise UsageError("which device?", next="give --home DIR, or set EDGEPACK_HOME")
     return Path(home).absolute()
 
 
-def _home(options: argparse.Namespace) -> Home:
+def _home(options: Options) -> Home:
     from device_runtime.clock import SystemClock
     from device_runtime.disk import RealDisk
     from device_runtime.home import open_home
@@ -273,13 +275,13 @@ def _home(options: argparse.Namespace) -> Home:
     return open_home(_root(options), disk=RealDisk(), clock=SystemClock())
 
 
-def _device(options: argparse.Namespace) -> Device:
+def _device(options: Options) -> Device:
     from device_runtime.device import Device
 
     return Device.open(_root(options), engine=getattr(options, "engine", "capi"))
 
 
-def _ask_status(options: argparse.Namespace) -> dict[str, Any] | None:
+def _ask_status(options: Options) -> dict[str, Any] | None:
     """Ask the process that serves this home; its counts are newer than its notes."""
     path = _root(options) / "run" / "control.sock"
     if not os.path.lexists(path):
@@ -299,103 +301,99 @@ def _ask(question: str) -> str:
 # --- arguments -----------------------------------------------------------------------------------
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse; only the parser of the command at hand is made, because a start must be short."""
+def _parse(arguments: list[str]) -> tuple[Command, Options] | str:
+    """Return what was typed; a text where only help or the version was asked for."""
     name = arguments[0] if arguments else ""
     if name in COMMANDS:
-        run, text, add = COMMANDS[name]
-        parser = _Parser(
-            prog=f"edgepack-device {name}", description=text, formatter_class=_formatter
-        )
-        parser.add_argument("--home", metavar="DIR", help="the device (or EDGEPACK_HOME)")
-        parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-        add(parser)
-        options = parser.parse_args(arguments[1:])
-        options.run = run
-        return options
-    from device_runtime._version import __version__
+        options = read(f"{PROG} {name}", COMMANDS[name], arguments[1:])
+        return (COMMANDS[name], options) if options else help_of(f"{PROG} {name}", COMMANDS[name])
+    if name == "--version":
+        from device_runtime._version import __version__
 
-    listing = "".join(f"  {name:<10}{text}\n" for name, (_, text, _) in COMMANDS.items())
-    parser = _Parser(
-        prog="edgepack-device",
-        usage="edgepack-device [-h] [--version] COMMAND ...",
-        description="Verify, run and journal a signed model.",
-        epilog=f"commands:\n{listing}\neach has its own --help",
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=WIDTH),
-    )
-    parser.add_argument("--version", action="version", version=f"edgepack-device {__version__}")
-    parser.add_argument("command", metavar="COMMAND", choices=tuple(COMMANDS))
-    return parser.parse_args(arguments[:1])  # ends here: help, version or a mistake
+        return f"{PROG} {__version__}"
+    if name in {"-h", "--help"}:
+        return help_of_all(PROG, "Verify, run and journal a signed model.", COMMANDS)
+    raise UsageError(f"there is no command {name!r}", next=f"see: {PROG} --help")
 
 
-def _formatter(prog: str) -> argparse.HelpFormatter:
-    """A width of its own: asking the terminal for it imports `shutil` at every start."""
-    return argparse.HelpFormatter(prog, width=WIDTH)
+_EVERY = (
+    Argument("--home", "the device (or EDGEPACK_HOME)", "DIR"),
+    Argument("--json", "one JSON object on stdout", default=False),
+)
+_ENGINE = Argument("--engine", "how the model runs", "E", "capi", choices=("capi", "python"))
 
 
-def _add_init(command: argparse.ArgumentParser) -> None:
-    command.add_argument("kit", metavar="KIT")
-    command.add_argument("--fingerprint", metavar="WORDS", help="the eight words of the kit")
+def _command(run: Callable[[Options], Outcome], help: str, *takes: Argument) -> Command:
+    return Command(run, help, (*takes, *_EVERY))
 
 
-def _add_sync(command: argparse.ArgumentParser) -> None:
-    command.add_argument("stick", metavar="STICK", help="folder where the stick is mounted")
-    command.add_argument("--dry-run", action="store_true", help="only say what would be done")
+def _word(name: str, help: str) -> Argument:
+    return Argument(name, help, needed=True)
 
 
-def _add_install(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", metavar="FILE")
-    command.add_argument("--retry", action="store_true", help="also if it was rejected before")
+def _switch(name: str, help: str) -> Argument:
+    return Argument(name, help, default=False)
 
 
-def _add_predict(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", metavar="FILE", nargs="?", default="-", help="- for stdin")
-    command.add_argument("--out", metavar="F", help="write the answers here, resumably")
-    command.add_argument("--resume", action="store_true", help="go on with a killed run")
-    command.add_argument("--engine", choices=("capi", "python"), default="capi")
-    command.add_argument("--template", action="store_true", help="print a header and a real row")
-
-
-def _add_serve(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--socket", metavar="P", help="unix socket (default: HOME/run/serve.sock)")
-    command.add_argument("--port", type=int, metavar="N", help="loopback TCP port; 0 picks one")
-    command.add_argument("--engine", choices=("capi", "python"), default="capi")
-
-
-def _add_label(command: argparse.ArgumentParser) -> None:
-    command.add_argument("id", metavar="ID", nargs="?", help="record id, or value of the key")
-    command.add_argument("value", metavar="VALUE", nargs="?")
-    command.add_argument("--file", metavar="F", help="CSV with a column record (or key) and truth")
-
-
-def _add_status(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--check", action="store_true", help="exit 77 unless fresh")
-    command.add_argument("--prometheus", action="store_true", help="as metrics")
-
-
-def _add_doctor(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--units", metavar="DIR", help="write systemd units and a udev rule")
-
-
-def _add_notify(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--result", default="success", help="SERVICE_RESULT of systemd")
-    command.add_argument("--status", default="0", help="EXIT_STATUS of systemd")
-
-
-def _add_wipe(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--yes", action="store_true", help="do not ask")
-
-
-COMMANDS: dict[str, tuple[Command, str, Callable[[argparse.ArgumentParser], None]]] = {
-    "init": (_init, "make this machine a device, from a kit", _add_init),
-    "sync": (_sync, "the visit of a stick: leave the journal, take the bundle", _add_sync),
-    "install": (_install, "install a bundle by hand", _add_install),
-    "rollback": (_rollback, "go back to the other good bundle", lambda _: None),
-    "predict": (_predict, "answer rows of CSV, NDJSON or .npy", _add_predict),
-    "serve": (_serve, "answer requests on a local socket (Open Inference Protocol)", _add_serve),
-    "label": (_label, "the truth about a row", _add_label),
-    "status": (_status, "bundle, age, temperature, journal", _add_status),
-    "doctor": (_doctor, "is this machine able", _add_doctor),
-    "notify": (_notify, "tell people how a sync ended, as the policy says", _add_notify),
-    "wipe": (_wipe, "remove this device, its key first", _add_wipe),
+COMMANDS: dict[str, Command] = {
+    "init": _command(
+        _init,
+        "make this machine a device, from a kit",
+        _word("KIT", "file of the base"),
+        Argument("--fingerprint", "the eight words of the kit", "WORDS"),
+    ),
+    "sync": _command(
+        _sync,
+        "the visit of a stick: leave the journal, take the bundle",
+        _word("STICK", "folder where the stick is mounted"),
+        _switch("--dry-run", "only say what would be done"),
+    ),
+    "install": _command(
+        _install,
+        "install a bundle by hand",
+        _word("FILE", "signed bundle"),
+        _switch("--retry", "also if it was rejected before"),
+    ),
+    "rollback": _command(_rollback, "go back to the other good bundle"),
+    "predict": _command(
+        _predict,
+        "answer rows of CSV, NDJSON or .npy",
+        Argument("FILE", "- for stdin", default="-"),
+        Argument("--out", "write the answers here, resumably", "F"),
+        _switch("--resume", "go on with a killed run"),
+        _switch("--template", "print a header and a real row"),
+        _ENGINE,
+    ),
+    "serve": _command(
+        _serve,
+        "answer requests on a local socket (Open Inference Protocol)",
+        Argument("--socket", "unix socket (default: HOME/run/serve.sock)", "P"),
+        Argument("--port", "loopback TCP port; 0 picks one", "N", kind=int),
+        _ENGINE,
+    ),
+    "label": _command(
+        _label,
+        "the truth about a row",
+        Argument("ID", "record id, or value of the key"),
+        Argument("VALUE", "the truth"),
+        Argument("--file", "CSV with a column record (or key) and truth", "F"),
+    ),
+    "status": _command(
+        _status,
+        "bundle, age, temperature, journal",
+        _switch("--check", "exit 77 unless fresh"),
+        _switch("--prometheus", "as metrics"),
+    ),
+    "doctor": _command(
+        _doctor,
+        "is this machine able",
+        Argument("--units", "write systemd units and a udev rule", "DIR"),
+    ),
+    "notify": _command(
+        _notify,
+        "tell people how a sync ended, as the policy says",
+        Argument("--result", "SERVICE_RESULT of systemd", "R", default="success"),
+        Argument("--status", "EXIT_STATUS of systemd", "S", default="0"),
+    ),
+    "wipe": _command(_wipe, "remove this device, its key first", _switch("--yes", "do not ask")),
 }

@@ -11,15 +11,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.bindings import _rust
 from cryptography.hazmat.primitives.hashes import SHA256, SHA512, Hash
 
 from device_runtime.errors import UndecryptableError
 from device_runtime.record import dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+        Ed25519PrivateKey,
+        Ed25519PublicKey,
+    )
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 32
 TAG_BYTES = 16
@@ -27,6 +32,40 @@ ED25519_SIGNATURE = 64
 MLDSA65_SIGNATURE = 3309
 _X25519_BYTES = 32
 _MLKEM768_BYTES = 1184
+
+
+def _made(family: str, name: str, public: str) -> Any:
+    """Return what a constructor of `cryptography` calls in the end, without its modules.
+
+    The public ones import every kind of key there is, some only to ask whether this one is
+    supported: 15 ms of each start. Where a version is built otherwise, `public` it is.
+
+    Args:
+        family: Where it lies in the library.
+        name: What it is called there.
+        public: Module and name within `cryptography.hazmat.primitives`.
+
+    Raises:
+        ImportError: This version has neither.
+    """
+    found = getattr(getattr(getattr(_rust, "openssl", None), family, None), name, None)
+    if found is None:
+        from importlib import import_module
+
+        module, kind, *method = public.split(" ")
+        found = getattr(import_module(f"cryptography.hazmat.primitives.{module}"), kind)
+        for part in method:
+            found = getattr(found, part)
+    return found
+
+
+_read_ed25519: Callable[[bytes], Ed25519PublicKey] = _made(
+    "ed25519", "from_public_bytes", "asymmetric.ed25519 Ed25519PublicKey from_public_bytes"
+)
+_read_ed25519_private: Callable[[bytes], Ed25519PrivateKey] = _made(
+    "ed25519", "from_private_bytes", "asymmetric.ed25519 Ed25519PrivateKey from_private_bytes"
+)
+_AesGcm: Callable[[bytes], AESGCM] = _made("aead", "AESGCM", "ciphers.aead AESGCM")
 
 
 def sha256(*parts: bytes | bytearray | memoryview) -> bytes:
@@ -77,7 +116,7 @@ class Identity:
 
     def __init__(self, ed25519_seed: bytes, mldsa65_seed: bytes) -> None:
         self._seeds = (ed25519_seed, mldsa65_seed)
-        self._ed = Ed25519PrivateKey.from_private_bytes(ed25519_seed)
+        self._ed = _read_ed25519_private(ed25519_seed)
         self._public: PublicIdentity | None = None
 
     @classmethod
@@ -131,7 +170,7 @@ class Identity:
 def verify_ed25519(public: bytes, signature: bytes, message: bytes) -> bool:
     """Whether an Ed25519 signature (RFC 8032) holds; malformed keys and signatures do not."""
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+        _read_ed25519(public).verify(signature, message)
     except (InvalidSignature, ValueError):
         return False
     return True
@@ -142,11 +181,9 @@ def verify_mldsa65(public: bytes, signature: bytes, message: bytes) -> bool:
 
     Closed where the library lacks ML-DSA: the import fails, and nothing is skipped.
     """
-    from cryptography.hazmat.primitives.asymmetric import mldsa
-
-    slow = mldsa.MLDSA65PublicKey.from_public_bytes
-    read = _directly(mldsa, "mldsa", "from_mldsa65_public_bytes", slow)
     try:
+        name = "asymmetric.mldsa MLDSA65PublicKey from_public_bytes"
+        read = _made("mldsa", "from_mldsa65_public_bytes", name)
         read(public).verify(signature, message)
     except (InvalidSignature, ValueError):
         return False
@@ -155,21 +192,11 @@ def verify_mldsa65(public: bytes, signature: bytes, message: bytes) -> bool:
     return True
 
 
-def _directly(module: Any, family: str, name: str, slow: Any) -> Any:
-    """Return what a public constructor of `cryptography` calls in the end.
-
-    The constructor first imports every kind of key there is, only to ask whether this one is
-    supported: 10 ms of each start. Where a version is built otherwise, `slow` it is.
-    """
-    library = getattr(module, "rust_openssl", None)
-    return getattr(getattr(library, family, None), name, slow)
-
-
 class Aead:
     """AES-256-GCM under a key that is used for one stream only; the nonce is a counter."""
 
     def __init__(self, key: bytes) -> None:
-        self._gcm = AESGCM(key)
+        self._gcm = _AesGcm(key)
         self.encrypt = self._gcm.encrypt  # (nonce, data, aad): the journal's innermost loop
         self.encrypt_into = self._gcm.encrypt_into  # (nonce, data, aad, buffer)
 
@@ -234,12 +261,11 @@ def _suite() -> Any:
 def wrap_key(key: bytes, recipient: RecipientKey, info: bytes) -> bytes:
     """Encrypt a 32-byte key to a recipient (HPKE, RFC 9180 base mode); 1120 + 48 bytes."""
     from cryptography.hazmat.primitives import hpke
-    from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
 
-    slow: Any = mlkem.MLKEM768PublicKey.from_public_bytes
-    first = _directly(mlkem, "mlkem", "from_mlkem768_public_bytes", slow)
-    slow = x25519.X25519PublicKey.from_public_bytes
-    second = _directly(x25519, "x25519", "from_public_bytes", slow)
+    name = "asymmetric.mlkem MLKEM768PublicKey from_public_bytes"
+    first = _made("mlkem", "from_mlkem768_public_bytes", name)
+    name = "asymmetric.x25519 X25519PublicKey from_public_bytes"
+    second = _made("x25519", "from_public_bytes", name)
     public = hpke.MLKEM768X25519PublicKey(
         first(recipient.raw[:_MLKEM768_BYTES]), second(recipient.raw[_MLKEM768_BYTES:])
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from threading import Event, Thread
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from device_runtime.disk import Disk, Handle, RealDisk
 from device_runtime.verbs import Watcher
+
+if TYPE_CHECKING:
+    from threading import Event, Thread
 
 EVERY_S = 0.5
 AFTER_S = 1.0
@@ -27,7 +29,7 @@ class Progress(Watcher):
         self._label = label
         self._rows = 0
         self._on = not quiet and sys.stderr.isatty()
-        self._stop = Event()
+        self._stop: Event | None = None
         self._thread: Thread | None = None
         self._shown = False
 
@@ -41,21 +43,24 @@ class Progress(Watcher):
 
     def __enter__(self) -> Self:
         if self._on:
-            self._thread = Thread(target=self._show, daemon=True)
+            from threading import Event, Thread  # only a terminal pays for them
+
+            self._stop = Event()
+            self._thread = Thread(target=self._show, args=(self._stop,), daemon=True)
             self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        if self._thread is not None:
+        if self._thread is not None and self._stop is not None:
+            self._stop.set()
             self._thread.join()
         if self._shown:
             _put("\r\x1b[K")
 
-    def _show(self) -> None:
-        if self._stop.wait(AFTER_S):
+    def _show(self, stop: Event) -> None:
+        if stop.wait(AFTER_S):
             return
-        while not self._stop.wait(EVERY_S):
+        while not stop.wait(EVERY_S):
             self._shown = True
             done = f"{self._rows:,} rows" if self._rows else f"{self.bytes / 1e6:,.1f} MB"
             _put(f"\r\x1b[K{self._label}: {done}")

@@ -225,62 +225,6 @@ def test_a_reader_that_goes_away_is_no_error(lab):
 
 
 @pytest.mark.system
-def test_without_any_network_everything_works(lab):
-    assert shutil.which("unshare")
-    wrap = ["unshare", "--map-root-user", "--net"]
-    done = lab.run("predict", "-", stdin=ROWS, wrap=wrap)
-    assert done.returncode == 0, done.stderr
-    (lab.folder / "stick").mkdir()
-    assert lab.run("sync", lab.folder / "stick", wrap=wrap).returncode == 0
-    assert lab.run("status", wrap=wrap).returncode == 0
-
-
-@pytest.mark.system
-def test_no_socket_is_ever_made_but_the_one_that_was_asked_for(lab):
-    trace = lab.folder / "trace"
-    wrap = ["strace", "-f", "-e", "trace=socket,connect,bind", "-o", str(trace)]
-    (lab.folder / "stick").mkdir()
-    for arguments in (("predict", "-"), ("sync", lab.folder / "stick"), ("status",), ("doctor",)):
-        done = lab.run(*arguments, stdin=ROWS, wrap=wrap)
-        assert done.returncode == 0, done.stderr
-        calls = [
-            line for line in trace.read_text().splitlines() if "(" in line and "+++" not in line
-        ]
-        assert [line for line in calls if "SIG" not in line] == []
-
-
-SMALL_START = """
-import sys
-from device_runtime.cli import run
-code = run(["predict", "-", "--home", sys.argv[1]])
-heavy = {"numpy", "tuf", "securesystemslib", "typer", "rich", "onnxruntime"}
-print(sorted(heavy & {name.split(".")[0] for name in sys.modules}), file=sys.stderr)
-sys.exit(code)
-"""
-
-
-def test_one_row_through_the_real_command_imports_nothing_heavy(lab):
-    for rows in (ROWS, b"id,at,x,c\n" + b"1,,0.1,a\n" * 30):
-        done = subprocess.run(
-            [sys.executable, "-c", SMALL_START, str(lab.root)],
-            input=rows,
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr.decode().strip() == "[]"
-
-
-def test_status_starts_light():
-    code = (
-        "import sys; from device_runtime.cli import run; run(['status', '--home', '/none']); "
-        "print(sorted({'numpy', 'tuf', 'onnxruntime', 'socket', 'csv'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.system
 def test_the_units_are_what_systemd_takes(lab, tmp_path):
     folder = tmp_path / "units"
     root = lab.folder / "buoy"
