@@ -134,7 +134,9 @@ def train(
     """Fit, prove and measure; then fit on all rows (`whole`) and prove that."""
     notes = [f"suspect: {item}" for item in suspects(recipe, parts.train)]
     fitted = fit(recipe, parts.train, seed=seed)
-    proven = prove(fitted, parts.train, parts.test, onnxruntime=onnxruntime)
+    proven = prove(
+        fitted, parts.train, parts.test, onnxruntime=onnxruntime, hostile=not recipe.refit
+    )
     answers = _score(proven.onnx.model, proven.onnx.schema, parts.test)
     metrics = metrics_of(proven.onnx.schema, parts.test, answers)
     if recipe.function("metrics") is not None:

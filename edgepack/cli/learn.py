@@ -44,7 +44,7 @@ def status(device: str = _DEVICE, workspace: str = _WORKSPACE, json: bool = _JSO
 
     screen = Screen(json)
     with screen.step("reading what came home"):
-        found = state(*_base(workspace), device=device or None)
+        found = state(*_base(workspace), device=device or None, same=False)
     screen.table(
         ["device", "state", "bundle", "age d", "temperature", "produced", "home", "out", "lost"],
         [

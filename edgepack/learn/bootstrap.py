@@ -18,6 +18,7 @@ Statistic = Callable[[Array], float]
 
 ROUNDS = 400
 WORK = 40_000_000  # rows times rounds: bounds the time of one interval
+CELLS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def statistic(
     if task == "binary" and scores is not None:
         return auc(truth, scores[:, -1])
     if task in ("binary", "classes"):
-        return _mean((truth == label).astype(float))
+        return Mean((truth == label).astype(float))
     if scores is None:
         raise ValueError(task)
     if task == "labels":
@@ -68,40 +69,99 @@ def statistic(
     if task == "quantiles":
         levels = np.array([float(name) for name in names])
         wrong = truth.reshape(-1, 1) - scores
-        return _mean(np.maximum(levels * wrong, (levels - 1) * wrong).mean(axis=1))
-    return _mean(np.abs(scores - truth.reshape(scores.shape)).mean(axis=1))
+        return Mean(np.maximum(levels * wrong, (levels - 1) * wrong).mean(axis=1))
+    return Mean(np.abs(scores - truth.reshape(scores.shape)).mean(axis=1))
 
 
-def auc(truth: Array, score: Array) -> Statistic:
-    """Return the area under the ROC curve as a function of weights; ties count half."""
+@dataclass(frozen=True, slots=True)
+class Auc:
+    """Area under the ROC curve as a function of weights; ties count half.
+
+    Attributes:
+        up: Places of the positive rows, by score.
+        down: Places of the negative rows, by score.
+        below: Negative rows below each positive one.
+        upto: Negative rows below or equal.
+    """
+
+    up: Array
+    down: Array
+    below: Array
+    upto: Array
+
+    def __call__(self, weights: Array) -> float:
+        """Return the area; NaN where one class has no weight."""
+        ups = weights[self.up].astype(np.float64)
+        downs = np.zeros(len(self.down) + 1)
+        np.cumsum(weights[self.down], out=downs[1:])
+        pairs = float(ups.sum() * downs[-1])
+        if not pairs:
+            return float("nan")
+        if self.below is self.upto:
+            return _dot(ups, downs[self.below]) / pairs
+        return _dot(ups, downs[self.below] + downs[self.upto]) / (2 * pairs)
+
+    def cells(self) -> tuple[Array, Statistic]:
+        """Return the rows of each cell (positive, then negative), and the area of such counts."""
+        score = np.concatenate([self.below + self.upto, 2.0 * np.arange(len(self.down)) + 1])
+        edges = np.quantile(score, np.arange(1, CELLS) / CELLS)
+        place = np.searchsorted(edges, score, side="right")
+        n = len(self.up)
+        rows = [np.bincount(part, minlength=CELLS) for part in (place[:n], place[n:])]
+
+        def value(counts: Array) -> float:
+            ups, downs = counts[:CELLS], counts[CELLS:]
+            pairs = float(ups.sum()) * float(downs.sum())
+            above = (ups * (2 * np.cumsum(downs) - downs)).sum()
+            return float(above / (2 * pairs)) if pairs else float("nan")
+
+        return np.concatenate(rows), value
+
+
+def auc(truth: Array, score: Array) -> Auc:
+    """Return the area under the ROC curve of these answers (truth 1 = positive)."""
     order = np.argsort(score, kind="stable")
-    ranked, positive = score[order], (truth[order] == 1).astype(float)
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-
-    def value(weights: Array) -> float:
-        here = weights[order]
-        up = here * positive
-        ups, downs = np.add.reduceat(up, starts), np.add.reduceat(here - up, starts)
-        pairs = ups.sum() * downs.sum()
-        below = np.cumsum(downs) - downs / 2
-        return float((ups * below).sum() / pairs) if pairs else float("nan")
-
-    return value
+    positive = truth[order] == 1
+    up, down = order[positive], order[~positive]
+    below = np.searchsorted(score[down], score[up], side="left")
+    upto = np.searchsorted(score[down], score[up], side="right")
+    return Auc(up, down, below, below if np.array_equal(below, upto) else upto)
 
 
-def _mean(values: Array) -> Statistic:
-    def value(weights: Array) -> float:
-        total = weights.sum()
-        return float(weights @ values / total) if total else float("nan")
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """Weighted mean of one value per row.
 
-    return value
+    Attributes:
+        values: float64 [n].
+    """
+
+    values: Array
+
+    def __call__(self, weights: Array) -> float:
+        """Return the mean; NaN without weight."""
+        total = float(weights.sum())
+        return _dot(weights, self.values) / total if total else float("nan")
+
+    def cells(self) -> tuple[Array, Statistic]:
+        """Return the rows of each cell of like values, and the mean of such counts."""
+        distinct, place = np.unique(self.values, return_inverse=True)
+        if len(distinct) > CELLS:
+            place = place * CELLS // len(distinct)
+        rows = np.bincount(place)
+        return rows, Mean(np.bincount(place, self.values) / np.maximum(rows, 1))
+
+
+def _dot(one: Array, other: Array) -> float:
+    """Return the scalar product without BLAS, whose threads take 30 times as long over it."""
+    return float((one * other).sum())
 
 
 def _f1(truth: Array, said: Array) -> Statistic:
     hit, wrong = (truth & said).sum(axis=1), (truth ^ said).sum(axis=1)
 
     def value(weights: Array) -> float:
-        hits, misses = float(weights @ hit), float(weights @ wrong)
+        hits, misses = _dot(weights, hit), _dot(weights, wrong)
         return 2 * hits / (2 * hits + misses) if hits + misses else float("nan")
 
     return value
@@ -115,8 +175,17 @@ def rounds_for(n: int, rounds: int = ROUNDS) -> int:
 def interval(
     value: Statistic, n: int, *, seed: int = 0, rounds: int = ROUNDS
 ) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of one figure."""
-    draws = [value(weights) for weights in _weights(n, seed, rounds_for(n, rounds))]
+    """Return the 95 % bootstrap interval of one figure.
+
+    Many rows are first gathered into cells of like scores: a cell of n rows weighs Poisson(n), as
+    its rows do together.
+    """
+    if n > 2 * CELLS and isinstance(value, (Auc, Mean)):
+        rows, of_cells = value.cells()
+        rng = np.random.default_rng(seed)
+        draws = [of_cells(rng.poisson(rows)) for _ in range(rounds)]
+    else:
+        draws = [value(weights) for weights in _weights(n, seed, rounds_for(n, rounds))]
     low, high = np.nanquantile(draws, [0.025, 0.975]) if n else (np.nan, np.nan)
     return float(low), float(high)
 

@@ -39,7 +39,7 @@ class NameState:
         refs: Signed bundles, newest first.
         found: Survey of returned rows; None before anything is signed.
         quality: From labels.
-        same: Every bundle on the same newest rows.
+        same: Every bundle on the same newest rows; None if it was not asked for.
         drifts: Of each bundle that has rows, newest first.
         due: Whether to retrain.
         proposals: Oldest first.
@@ -182,19 +182,28 @@ class State:
         }
 
 
-def state(ws: Workspace, registry: Registry, clock: Clock, *, device: str | None = None) -> State:
+def state(
+    ws: Workspace, registry: Registry, clock: Clock, *, device: str | None = None, same: bool = True
+) -> State:
     """Describe fleet and models.
+
+    Args:
+        ws: The workspace.
+        registry: What came home.
+        clock: The base's.
+        device: Only this device of the fleet (name or id).
+        same: Whether to run every bundle on the same newest rows, too.
 
     Raises:
         DeviceUnknownError: There is no such device.
     """
     fleet = overview(ws, registry, clock, device=device)
-    names = tuple(name_state(ws, registry, name, clock) for name in ws.recipe_names())
+    names = tuple(name_state(ws, registry, name, clock, same=same) for name in ws.recipe_names())
     return State(fleet, names)
 
 
 def name_state(
-    ws: Workspace, registry: Registry, name: str, clock: Clock, *, inputs: bool = True
+    ws: Workspace, registry: Registry, name: str, clock: Clock, *, same: bool = True
 ) -> NameState:
     """Describe one bundle name.
 
@@ -203,7 +212,7 @@ def name_state(
         registry: What came home.
         name: Bundle name.
         clock: The base's.
-        inputs: Whether to read the inputs too: weak spots, and every bundle on the same rows.
+        same: Whether to run every bundle on the same newest rows, too.
     """
     recipe = load_recipe(ws.recipe_folder(name))
     refs = tuple(references(ws, registry, name))
@@ -223,14 +232,14 @@ def name_state(
     view = View(ws, registry, name)
     notes = tuple(_lag(view, registry))
     labels = collect(view, refs[0].schema)
-    columns = [column.name for column in refs[0].schema.fed] if inputs else []
+    columns = [column.name for column in refs[0].schema.fed]
     found = survey(view, labels, refs[0].schema, columns)
     judged = quality(found)
-    same = same_rows(refs, found) if inputs else None
+    compared = same_rows(refs, found) if same else None
     drifts = tuple(of_table(view, refs, Slice()).values())
     latest = drifts[:1]
     now = due(recipe, refs[0], judged, latest, clock, new_labels=_new_labels(refs[0], found))
-    return NameState(recipe, refs, found, judged, same, drifts, now, made, notes)
+    return NameState(recipe, refs, found, judged, compared, drifts, now, made, notes)
 
 
 def _lag(view: View, registry: Registry) -> list[str]:

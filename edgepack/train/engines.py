@@ -15,6 +15,7 @@ import numpy as np
 from device_runtime.disk import CHUNK
 from edgepack.errors import DataError, RecipeError
 from edgepack.recipe import Recipe
+from edgepack.threads import fitting
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +40,7 @@ def fit_memory(recipe: Recipe, rows: pd.DataFrame, target: Any, seed: int) -> An
     if hasattr(target, "to_numpy"):
         target = target.to_numpy()
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), fitting(rows.size):
             estimator.fit(rows, target)
     except (ValueError, TypeError, KeyError, IndexError) as error:
         text = " ".join(str(error).split())[:300]

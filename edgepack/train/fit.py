@@ -115,7 +115,7 @@ def suspects(recipe: Recipe, frame: pd.DataFrame) -> list[str]:
     """Name inputs that alone tell the answer: likely leaks (rank AUC above .995, binary only)."""
     if recipe.task != "binary" or len(frame) < 100:
         return []
-    from sklearn.metrics import roc_auc_score
+    from edgepack.train.metrics import auc
 
     sample = frame.sample(min(len(frame), 20_000), random_state=0)
     truth = sample[recipe.target[0]]
@@ -129,9 +129,9 @@ def suspects(recipe: Recipe, frame: pd.DataFrame) -> list[str]:
         known = (truth[there] == high).to_numpy()
         if len(set(known)) < 2:
             continue
-        auc = roc_auc_score(known, values[there].to_numpy(float))
-        if max(auc, 1 - auc) > 0.995:
-            found.append(f"{name} alone tells {recipe.target[0]} (AUC {max(auc, 1 - auc):.3f})")
+        area = auc(known, values[there].to_numpy(float))
+        if max(area, 1 - area) > 0.995:
+            found.append(f"{name} alone tells {recipe.target[0]} (AUC {max(area, 1 - area):.3f})")
     return found
 
 

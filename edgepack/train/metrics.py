@@ -39,7 +39,7 @@ def measure(
     if not len(truth):
         return {}
     if task in ("binary", "classes"):
-        return _classed(task, len(names), truth, np.asarray(label), scores)
+        return _classed(task, truth, np.asarray(label), scores)
     if task == "labels":
         return _labels(truth, np.asarray(scores))
     values = np.asarray(scores, float)
@@ -63,40 +63,55 @@ def recall_at(truth: Any, scores: Any, top: int = TOP) -> float:
     return float((hits[chosen > 0] / chosen[chosen > 0]).mean())
 
 
-def _classed(task: str, k: int, truth: Any, label: Any, scores: Any) -> dict[str, float]:
-    from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, roc_auc_score
-
+def _classed(task: str, truth: Any, label: Any, scores: Any) -> dict[str, float]:
     result = {"accuracy": float((truth == label).mean())}
     known = truth >= 0
+    kinds = np.unique(truth)
     several = len(np.unique(truth[known])) > 1
     if task == "classes":
-        kinds = np.unique(truth)
-        result["macro_f1"] = float(
-            f1_score(truth, label, labels=kinds, average="macro", zero_division=0)
-        )
-        if several and known.all() and len(np.unique(truth)) == len(np.union1d(truth, label)):
-            result["balanced_accuracy"] = float(balanced_accuracy_score(truth, label))
+        hit = np.array([(truth[label == kind] == kind).sum() for kind in kinds])
+        there = np.array([(truth == kind).sum() for kind in kinds])
+        said = np.array([(label == kind).sum() for kind in kinds])
+        result["macro_f1"] = float((2 * hit / (there + said)).mean())
+        if several and known.all() and len(kinds) == len(np.union1d(truth, label)):
+            result["balanced_accuracy"] = float((hit / there).mean())
     if scores is None or not known.any():
         return result
     chances = np.clip(np.asarray(scores, float)[known], 1e-15, 1)
     chances = chances / chances.sum(axis=1, keepdims=True)
-    result["log_loss"] = float(log_loss(truth[known], chances, labels=list(range(k))))
+    sure = chances[np.arange(len(chances)), truth[known]]
+    result["log_loss"] = float(-np.log(sure).mean())
     if task == "binary":
         positive = chances[:, 1]
         result["brier"] = float(((positive - truth[known]) ** 2).mean())
         result["base_rate"] = float(truth[known].mean())
         if several:
-            result["auc"] = float(roc_auc_score(truth[known], np.asarray(scores)[known][:, 1]))
+            result["auc"] = auc(truth[known] == 1, np.asarray(scores)[known][:, 1])
     return result
 
 
-def _labels(truth: Any, scores: Any) -> dict[str, float]:
-    from sklearn.metrics import f1_score
+def auc(positive: Any, score: Any) -> float:
+    """Return the area under the ROC curve, ties counted half; both classes must be there.
 
+    Args:
+        positive: bool [n].
+        score: [n], finite.
+    """
+    order = np.argsort(score, kind="stable")
+    ranked, up = score[order], positive[order].astype(np.int64)
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    ups = np.add.reduceat(up, starts)
+    downs = np.add.reduceat(1 - up, starts)
+    twice = (ups * (2 * np.cumsum(downs) - downs)).sum()  # whole numbers: exact
+    return float(twice / (2 * int(ups.sum()) * int(downs.sum())))
+
+
+def _labels(truth: Any, scores: Any) -> dict[str, float]:
     said = scores >= 0.5
     truth = truth.astype(bool)
+    hit, wrong = int((truth & said).sum()), int((truth ^ said).sum())
     return {
-        "f1": float(f1_score(truth, said, average="micro", zero_division=0)),
+        "f1": 2 * hit / (2 * hit + wrong) if hit or wrong else 0.0,
         "subset_accuracy": float((truth == said).all(axis=1).mean()),
     }
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import kolmogorov
 from scipy.stats import ks_2samp
 
 from device_runtime.format import canonical
@@ -17,7 +18,7 @@ from device_runtime.format.sketch import psi as plain_psi
 from edgepack.convert.feed import batch_of
 from edgepack.errors import DataError
 from edgepack.learn.counting import Counting, bins
-from edgepack.learn.drift import Slice, change, of_files, of_table, psi_interval
+from edgepack.learn.drift import Slice, change, ks_p, of_files, of_table, psi_interval
 from edgepack.learn.state import drift_of
 from support.learnworld import World, nature
 
@@ -200,3 +201,8 @@ def test_tensors_and_bools_are_counted(trained: World) -> None:
     counts = counting.count(batch).columns
     assert counts["b"].tolist() == [1, 1, 1, 0]
     assert counts["t"].tolist() == [1, 2, 0, 0]
+
+
+@pytest.mark.parametrize("x", [0.0, 0.05, 0.19, 0.3, 0.7, 0.99, 1.0, 1.36, 3.0])
+def test_the_p_value_is_that_of_kolmogorov(x) -> None:
+    assert ks_p(x / np.sqrt(1000), 2000, 2000) == pytest.approx(kolmogorov(x), abs=1e-9)

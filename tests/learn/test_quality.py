@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn import metrics
 from sklearn.metrics import roc_auc_score
 
+from edgepack.learn import bootstrap
 from edgepack.learn.bootstrap import auc, interval, paired, statistic
 from edgepack.learn.quality import quality
 from edgepack.learn.state import name_state
 from edgepack.learn.survey import survey
 from edgepack.store.labels import collect
+from edgepack.train.metrics import measure
 from support.learnworld import World, nature
 
 
@@ -36,6 +39,40 @@ def test_weighted_auc_is_that_of_scikit_learn(rows) -> None:
         return
     expected = roc_auc_score(truth, score, sample_weight=weights)
     assert auc(truth, score)(weights) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["auc", "mean"])
+def test_many_rows_in_cells_have_the_interval_of_all_rows(kind, monkeypatch) -> None:
+    rng = np.random.default_rng(3)
+    truth = (rng.uniform(size=20_000) < 0.3).astype(int)
+    score = np.round(rng.normal(size=20_000) + 0.6 * truth, 3)
+    value = auc(truth, score) if kind == "auc" else bootstrap.Mean(np.abs(score))
+    quick = interval(value, 20_000, rounds=400)
+    monkeypatch.setattr(bootstrap, "CELLS", 10**9)
+    plain = interval(value, 20_000, rounds=400)
+    width = plain[1] - plain[0]
+    assert quick == pytest.approx(plain, abs=0.2 * width)
+
+
+@pytest.mark.parametrize("task", ["binary", "classes"])
+def test_figures_are_those_of_scikit_learn(task) -> None:
+    k = 2 if task == "binary" else 4
+    rng = np.random.default_rng(k)
+    truth = rng.integers(0, k, 500)
+    scores = np.round(rng.dirichlet(np.ones(k), 500), 2) + 0.001
+    scores /= scores.sum(axis=1, keepdims=True)
+    label = scores.argmax(axis=1)
+    names = tuple("abcd"[:k])
+    found = measure(task, names, truth, label, scores)
+    expected = {"log_loss": metrics.log_loss(truth, scores), "accuracy": (truth == label).mean()}
+    if task == "binary":
+        expected["auc"] = roc_auc_score(truth, scores[:, 1])
+        expected["brier"] = metrics.brier_score_loss(truth, scores[:, 1])
+    else:
+        expected["macro_f1"] = metrics.f1_score(truth, label, average="macro")
+        expected["balanced_accuracy"] = metrics.balanced_accuracy_score(truth, label)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-12), name
 
 
 def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
