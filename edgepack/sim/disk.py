@@ -13,113 +13,28 @@ import io
 import os
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from device_runtime.errors import BusyError
+from edgepack.sim.medium import (
+    Change,
+    Fault,
+    File,
+    Folder,
+    Link,
+    Node,
+    PowerCut,
+    Steps,
+    bytes_in,
+    copy_tree,
+    flush,
+    settle,
+)
 
-SECTOR = 512
+__all__ = ["PowerCut", "SimDisk"]
 
-
-class PowerCut(BaseException):
-    """The machine went dark here. Not an `Exception`: nothing may catch it and go on."""
-
-
-@dataclass(eq=False, slots=True)
-class File:
-    """One file.
-
-    Attributes:
-        data: What processes see.
-        medium: What the medium holds.
-        clean: Bytes from the start that are the same on both.
-        doomed: A sync failed: the kernel forgot the dirty pages and will not write them again.
-    """
-
-    data: bytearray = field(default_factory=bytearray)
-    medium: bytes = b""
-    clean: int = 0
-    doomed: int = -1
-
-    def sync(self) -> None:
-        """Write out what is dirty; what a failed sync forgot stays zeros on the medium."""
-        content = bytes(self.data)
-        if self.doomed >= 0:
-            lost = range(self.doomed, min(self.clean, len(content)))
-            content = (
-                content[: lost.start] + bytes(len(lost)) + content[max(lost.stop, lost.start) :]
-            )
-        self.medium, self.clean = content, len(content)
-
-    def cut(self, rng: random.Random) -> None:
-        """Leave what a power cut leaves."""
-        base = self.medium[: self.clean]
-        dirty = bytes(self.data[self.clean :])
-        choice = rng.random()
-        if choice < 0.2:
-            tail = self.medium[self.clean :]
-        elif choice < 0.8:
-            tail = dirty[: rng.randint(0, len(dirty))]
-        else:  # sectors in any order: the length arrived, some of the content did not
-            tail = b"".join(
-                part if rng.random() < 0.5 else bytes(len(part))
-                for part in (dirty[i : i + SECTOR] for i in range(0, len(dirty), SECTOR))
-            )
-        self.data = bytearray(base + tail)
-        self.medium, self.clean, self.doomed = bytes(self.data), len(self.data), -1
-
-
-@dataclass(eq=False, slots=True)
-class Link:
-    """A symbolic link."""
-
-    target: str
-
-
-@dataclass(eq=False, slots=True)
-class Folder:
-    """One folder: what processes see, and what the medium holds."""
-
-    seen: dict[str, Node] = field(default_factory=dict)
-    kept: dict[str, Node] = field(default_factory=dict)
-
-
-Node = File | Link | Folder
-Steps = list[tuple[Folder, str, Node | None]]
-
-
-@dataclass(slots=True)
-class _Change:
-    """One atomic change of folders: (folder, name, what stands there then)."""
-
-    steps: Steps
-
-    def apply(self) -> None:
-        for folder, name, node in self.steps:
-            if node is None:
-                folder.kept.pop(name, None)
-            else:
-                folder.kept[name] = node
-
-
-@dataclass(slots=True)
-class _Fault:
-    """Calls of some kinds that will fail: after `skip` of them, the next `times`."""
-
-    skip: int
-    times: int
-    code: int
-    kinds: frozenset[str]
-
-    def hits(self, what: str) -> bool:
-        if self.kinds and what not in self.kinds:
-            return False
-        if self.skip > 0:
-            self.skip -= 1
-            return False
-        self.times -= 1
-        return self.times >= 0
+_KINDS = {File: "file", Folder: "dir", Link: "link"}
 
 
 class _Handle:
@@ -174,6 +89,7 @@ class SimDisk:
         capacity: Bytes in files.
         calls: Calls so far that change or sync something.
         life: Counts restarts; handles of an earlier life are dead.
+        changes: Counts whatever may have changed what processes see.
         trace: (call number, what, path) of each such call, if it is a list.
     """
 
@@ -182,13 +98,14 @@ class SimDisk:
         self.capacity = capacity
         self.calls = 0
         self.life = 0
+        self.changes = 0
         self.trace: list[tuple[int, str, str]] | None = None
         self._root = Folder()
-        self._pending: list[_Change] = []
+        self._pending: list[Change] = []
         self._held: set[str] = set()
         self._crash: int | None = None
         self._dead = False
-        self._faults: list[_Fault] = []
+        self._faults: list[Fault] = []
 
     # --- what goes wrong ---------------------------------------------------------------------
 
@@ -207,7 +124,7 @@ class SimDisk:
             times: How many calls of these kinds fail in a row.
             kinds: Only these (`write`, `sync`, `create`, `rename`, `unlink`, ...); all if empty.
         """
-        self._faults.append(_Fault(call - 1, times, code, frozenset(kinds)))
+        self._faults.append(Fault(call - 1, times, code, frozenset(kinds)))
 
     def heal(self) -> None:
         """Take all planned failures back."""
@@ -223,43 +140,39 @@ class SimDisk:
             kept = [change for change in self._pending if self.rng.random() < 0.5]
         for change in kept:
             change.apply()
-        self._settle(self._root)
+        self._pending.clear()
+        settle(self._root, self.rng)
         self.kill()
 
     def kill(self) -> None:
         """End all processes; the page cache survives."""
         self.life += 1
+        self.changes += 1
         self._dead = False
         self._held.clear()
         self.heal()
 
     def flush(self) -> None:
         """Make everything durable, as time does."""
-        self._durable(self._root)
+        flush(self._root)
         self._pending.clear()
 
-    def _settle(self, folder: Folder) -> None:
-        self._pending.clear()
-        folder.seen = dict(folder.kept)
-        for node in folder.seen.values():
-            if isinstance(node, Folder):
-                self._settle(node)
-            elif isinstance(node, File):
-                node.cut(self.rng)
-
-    def _durable(self, folder: Folder) -> None:
-        folder.kept = dict(folder.seen)
-        for node in folder.kept.values():
-            if isinstance(node, Folder):
-                self._durable(node)
-            elif isinstance(node, File):
-                node.sync()
+    def __deepcopy__(self, _memo: dict[int, Any]) -> SimDisk:
+        """Return the same disk once more: what both see from here on differs."""
+        new = SimDisk(0, self.capacity)
+        new.rng.setstate(self.rng.getstate())
+        new.calls, new.life, new.changes = self.calls, self.life, self.changes
+        new._root, new._pending = copy_tree(self._root, self._pending)
+        new._held, new._crash, new._dead = set(self._held), self._crash, self._dead
+        new._faults = [Fault(f.skip, f.times, f.code, f.kinds) for f in self._faults]
+        return new
 
     def step(self, what: str, path: Path) -> None:
         """Count one call; die or fail where that was planned."""
         if self._dead:
             raise PowerCut("the machine is dark")
         self.calls += 1
+        self.changes += 1
         if self.trace is not None:
             self.trace.append((self.calls, what, str(path)))
         if self._crash is not None and self.calls >= self._crash:
@@ -273,7 +186,7 @@ class SimDisk:
         """Return the bytes that still fit."""
         if self.capacity >= 1 << 40:
             return self.capacity
-        return max(0, self.capacity - _bytes(self._root))
+        return max(0, self.capacity - bytes_in(self._root))
 
     # --- Disk --------------------------------------------------------------------------------
 
@@ -310,8 +223,7 @@ class SimDisk:
     def kind(self, path: Path) -> str:
         """Return what is there."""
         node = self._node(path)
-        names = {File: "file", Folder: "dir", Link: "link"}
-        return "" if node is None else names[type(node)]
+        return "" if node is None else _KINDS[type(node)]
 
     def list(self, path: Path) -> list[str]:
         """Return sorted names."""
@@ -369,7 +281,7 @@ class SimDisk:
         """Make the entries of one folder durable."""
         self.step("fsync_dir", path)
         folder = self._folder(path)
-        rest: list[_Change] = []
+        rest: list[Change] = []
         for change in self._pending:
             if any(where is folder for where, _, _ in change.steps):
                 change.apply()
@@ -389,7 +301,9 @@ class SimDisk:
     def drop_cache(self, path: Path) -> bool:
         """Let the next read come from the medium."""
         file = self._file(path)
-        file.data = bytearray(file.medium)
+        if file.data != file.medium:
+            file.data = bytearray(file.medium)
+            self.changes += 1
         file.clean = len(file.data)
         return True
 
@@ -414,26 +328,24 @@ class SimDisk:
                 folder.seen.pop(name, None)
             else:
                 folder.seen[name] = node
-        self._pending.append(_Change(steps))
+        self._pending.append(Change(steps))
 
     @staticmethod
     def _parts(path: Path) -> tuple[str, ...]:
-        return tuple(part for part in path.parts if part != path.anchor)
+        parts = path.parts
+        return parts[1:] if parts and parts[0] == "/" else parts
 
     def _node(self, path: Path) -> Node | None:
         if self._dead:
             raise PowerCut("the machine is dark")
-        node: Node = self._root
+        node: Node | None = self._root
         parts = self._parts(path)
         for index, part in enumerate(parts):
             if isinstance(node, Link):
-                above = self._node(Path(path.anchor, *parts[: index - 1], node.target))
-                if above is None:
-                    return None
-                node = above
-            if not isinstance(node, Folder) or part not in node.seen:
+                node = self._node(Path(path.anchor, *parts[: index - 1], node.target))
+            if not isinstance(node, Folder):
                 return None
-            node = node.seen[part]
+            node = node.seen.get(part)
         return node
 
     def _folder(self, path: Path) -> Folder:
@@ -455,13 +367,3 @@ class SimDisk:
         if isinstance(node, Folder):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         return node
-
-
-def _bytes(folder: Folder) -> int:
-    total = 0
-    for node in folder.seen.values():
-        if isinstance(node, File):
-            total += len(node.data)
-        elif isinstance(node, Folder):
-            total += _bytes(node)
-    return total

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from device_runtime.courier.leave import pack_files, read_pack, whole_segments
@@ -49,13 +50,21 @@ def on_device(disk: Disk, journal: Path) -> Found:
     found = Found()
     for name in disk.list(journal):
         data = disk.read(journal / name) if name.endswith((".seg", ".open")) else b""
-        try:
-            if name.endswith(".seg"):
-                _closed(found, open_header(data).header)
-            elif data:
-                _open(found, OpenFile.read(data))
-        except FormatError:
-            continue
+        found.add(_in_file(data, name.endswith(".seg")))
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _in_file(data: bytes, closed: bool) -> Found:
+    """Read one file of a journal; the same bytes need not be read twice."""
+    found = Found()
+    try:
+        if closed:
+            _closed(found, open_header(data).header)
+        elif data:
+            _open(found, OpenFile.read(data))
+    except FormatError:
+        pass
     return found
 
 
@@ -73,8 +82,7 @@ def on_stick(disk: Disk, mount: Path) -> Found:
                     continue
                 places = dict(zip(index.header.segments, index.offsets, strict=True))
                 for item in whole_segments(stick, relative, index):
-                    data = stick.read_at(relative, places[item], item.size)
-                    _closed(found, open_header(data).header)
+                    found.add(_in_file(stick.read_at(relative, places[item], item.size), True))
     return found
 
 
@@ -99,7 +107,7 @@ def at_base(registry: Registry, held: Path, disk: Disk) -> tuple[set[Id], Found]
     for row_held in registry.held():
         path = held / row_held.path
         if disk.exists(path):
-            _closed(rest, open_header(disk.read(path)).header)
+            rest.add(_in_file(disk.read(path), True))
     return imported, rest
 
 

@@ -10,6 +10,7 @@ from device_runtime.disk import Disk, RealDisk
 from edgepack.sim.disk import PowerCut, SimDisk
 
 MOUNT = Path("/mnt/usb")
+_BELOW = f"{MOUNT}/"
 
 
 class _Ports:
@@ -22,12 +23,12 @@ class _Ports:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(path: Any, *args: Any, **more: Any) -> Any:
             where = args[0] if name == "symlink" else path
-            return getattr(self._pick(Path(where)), name)(path, *args, **more)
+            return getattr(self._pick(str(where)), name)(path, *args, **more)
 
         return call
 
-    def _pick(self, path: Path) -> Disk:
-        if self.stick is not None and (path == MOUNT or MOUNT in path.parents):
+    def _pick(self, path: str) -> Disk:
+        if self.stick is not None and f"{path}/".startswith(_BELOW):
             return self.stick
         return self.own
 

@@ -6,6 +6,7 @@ import copy
 import random
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from device_runtime.clock import FixedClock
 from device_runtime.format.segment import Hole
@@ -21,6 +22,22 @@ from edgepack.workspace import Workspace
 QUOTA, RESERVE, SEGMENT = 160 << 10, 64 << 10, 1 << 20
 SMALL_STICK = 160 << 10
 Holes = list[tuple[str, Hole]]
+
+
+_HOMES: dict[tuple[str, str, tuple[str, ...]], SimDisk] = {}
+
+
+def _home_disk(kit: SimKit, disk_id: str) -> SimDisk:
+    """Return a disk with a fresh home; drawing its keys costs more than copying it."""
+    key = (kit.device_name, disk_id, kit.policy.recipients)
+    if key not in _HOMES:
+        disk = SimDisk()
+        SimDevice(
+            kit.device_name, HOME, kit, disk=machine(disk), clock=FixedClock(), disk_id=disk_id
+        )
+        disk.flush()
+        _HOMES[key] = disk
+    return _HOMES[key]
 
 
 class Scene:
@@ -55,8 +72,11 @@ class Scene:
         self.excused: set[Id] = set()
         self.risky: set[Id] = set()
         self.purged: set[Id] = set()
-        for number in range(devices):
-            self._new_machine(f"press-{number + 1}")
+        self._found: WeakKeyDictionary[SimDisk, tuple[int, Found]] = WeakKeyDictionary()
+        self._base: tuple[set[Id], Found, list[str]] | None = None
+        with Registry.open(self.ws.registry) as registry, registry.commit():
+            for number in range(devices):
+                self._new_machine(registry, f"press-{number + 1}")
         for _ in range(2):
             self.add_stick()
 
@@ -71,14 +91,15 @@ class Scene:
             self.ring.policy(quota_bytes=QUOTA, segment_bytes=SEGMENT), reserve_bytes=RESERVE
         )
 
-    def _new_machine(self, name: str) -> None:
+    def _new_machine(self, registry: Registry, name: str) -> None:
         kit = SimKit(name, f"kit-{name}", self._policy())
-        with Registry.open(self.ws.registry) as registry:
-            registry.put_plan(PlanRow(name, "sim", BUNDLE, kit.kit_id, 0))
-        disk = SimDisk(self.rng.randrange(1 << 30))
+        registry.put_plan(PlanRow(name, "sim", BUNDLE, kit.kit_id, 0))
         disk_id = f"{self._number():016x}"
-        device = SimDevice(name, HOME, kit, disk=machine(disk), clock=self.clock, disk_id=disk_id)
-        disk.flush()
+        disk = copy.deepcopy(_home_disk(kit, disk_id))
+        disk.rng.seed(self.rng.randrange(1 << 30))
+        device = SimDevice(
+            name, HOME, kit, disk=machine(disk), clock=self.clock, disk_id=disk_id, new=False
+        )
         self.machines.append(Machine(device, disk, self._number(), disk_id))
 
     def _copy_machine(self, one: Machine, disk_id: str, *, power: bool) -> Machine:
@@ -109,7 +130,7 @@ class Scene:
             for item in one.device.durable - self.durable:
                 self.lanes[item] = one.device.lane_of[item]
             self.durable |= one.device.durable
-            for uid in on_device(one.disk, HOME / "journal").uids:
+            for uid in self.on(one).uids:
                 self.born.setdefault(uid, (one.phys, self.counter))
 
     def _lost(self, before: tuple[set[Id], set[Id], Holes], custody: set[Id]) -> None:
@@ -120,17 +141,35 @@ class Scene:
 
     def present(self) -> tuple[set[Id], set[Id], Holes]:
         """Return what is home, what is anywhere, and every HOLE that is anywhere."""
-        with Registry.open(self.ws.registry) as registry:
-            imported, rest = at_base(registry, self.ws.held, self.disk)
+        imported, rest, _ = self._at_base()
         if imported & self.purged:
             raise BrokenError("a purged record came back")
         home = imported | rest.ids | self.purged
         anywhere = Found(set(home), list(rest.holes))
         for one in self.machines:
-            anywhere.add(on_device(one.disk, HOME / "journal"))
+            anywhere.add(self.on(one))
         for stick in self.sticks:
-            anywhere.add(on_stick(stick.disk, MOUNT))
+            anywhere.add(self.on(stick))
         return home, anywhere.ids, list(anywhere.holes)
+
+    def on(self, place: Machine | Carried) -> Found:
+        """Return what is on a device or stick; read again only when something changed there."""
+        disk = place.disk
+        changes, found = self._found.get(disk, (-1, Found()))
+        if changes != disk.changes:
+            device = isinstance(place, Machine)
+            found = on_device(disk, HOME / "journal") if device else on_stick(disk, MOUNT)
+            self._found[disk] = disk.changes, found
+        return found
+
+    def _at_base(self) -> tuple[set[Id], Found, list[str]]:
+        """Return what was imported, what is held, and which alarms would be false ones."""
+        if self._base is None:
+            with Registry.open(self.ws.registry) as registry:
+                imported, rest = at_base(registry, self.ws.held, self.disk)
+                alarms = [a.text for a in registry.alarms() if a.kind in ("fork", "conflict")]
+            self._base = imported, rest, alarms
+        return self._base
 
     def check(self, what: str) -> None:
         """Check every promise that must hold at every moment.
@@ -150,20 +189,14 @@ class Scene:
         missing -= self.risky
         if missing:
             raise BrokenError(f"undeclared after {what}: {sorted(missing)[:3]}")
-        if not self.splits:
-            self._no_false_alarm(what)
-
-    def _no_false_alarm(self, what: str) -> None:
-        with Registry.open(self.ws.registry) as registry:
-            for alarm in registry.alarms():
-                if alarm.kind in ("fork", "conflict"):
-                    raise BrokenError(f"false alarm after {what}: {alarm.text}")
+        for alarm in self._at_base()[2] if not self.splits else ():
+            raise BrokenError(f"false alarm after {what}: {alarm}")
 
     def stuck(self) -> str:
         """Return what still lies on a device only, an empty text when all is home."""
         home, _, holes = self.present()
         for one in self.machines:
-            stuck = (on_device(one.disk, HOME / "journal").ids & self.durable) - home
+            stuck = (self.on(one).ids & self.durable) - home
             stuck -= declared(stuck, self.lanes, holes)
             if stuck:
                 return f"stuck on {one.device.name}: {sorted(stuck)[:3]}"

@@ -16,7 +16,6 @@ from edgepack.courier.sync import sync
 from edgepack.fleet.devices import accept
 from edgepack.registry import Registry
 from edgepack.sim.disk import PowerCut
-from edgepack.sim.ledger import on_device
 from edgepack.sim.parts import (
     HOME,
     BrokenError,
@@ -33,7 +32,8 @@ from edgepack.store.archive import Archive, purge
 from edgepack.store.backup import backup, restore
 from edgepack.workspace import Workspace
 
-ROUNDS = 8
+ROUNDS, MANY = 8, 10
+AT_BASE = ("bsync", "accept", "backup", "brestore", "purge")
 
 
 class World(Scene):
@@ -64,6 +64,8 @@ class World(Scene):
             if step.fuse is None:
                 raise BrokenError(f"{step.what} failed: {error.line()}") from error
         finally:
+            if step.what in AT_BASE:
+                self._base = None
             self.disk.fuse = None
             for other in self.machines:
                 other.disk.heal()
@@ -196,7 +198,7 @@ class World(Scene):
         if index is None:
             return
         old = self.machines[index]
-        before, custody = self.present(), on_device(old.disk, HOME / "journal").ids
+        before, custody = self.present(), self.on(old).ids
         self._note()
         disk_id = old.disk_id if step.b % 2 else f"{self._number():016x}"
         new = self._copy_machine(image, disk_id, power=False)
@@ -211,7 +213,7 @@ class World(Scene):
             self._note()
             before = self.present()
             self.machines.remove(one)
-            self._lost(before, on_device(one.disk, HOME / "journal").ids)
+            self._lost(before, self.on(one).ids)
 
     def _snew(self, step: Step) -> None:
         if len(self.sticks) < 4:
@@ -293,6 +295,7 @@ class World(Scene):
         self.ring.recover()
         for one in self.machines:
             one.disk.capacity = 1 << 40
+        least = 2 if len(self.machines) < MANY else 1
         for turn in range(ROUNDS):
             for number in range(len(self.machines)):
                 self.do(Step("accept", number))
@@ -302,7 +305,7 @@ class World(Scene):
                 self.do(Step("accept", number))
             self.do(Step("backup"))
             self.check("a last visit")
-            if turn >= 2 and not self.stuck():
+            if turn >= least and not self.stuck():
                 break
         for number in range(len(self.sticks)):
             self.do(Step("bsync", 0, number))
