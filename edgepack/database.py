@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -15,6 +16,12 @@ from edgepack.errors import StoreError
 from edgepack.records import SCHEMA, TABLES
 
 _Row = TypeVar("_Row")
+
+
+@cache
+def _names(kind: type) -> str:
+    """Return the columns of a record, in the order of its fields."""
+    return ", ".join(item.name for item in fields(kind))
 
 
 class Database:
@@ -86,7 +93,7 @@ class Database:
             copy.close()
 
     def _all(self, kind: type[_Row], sql: str, *values: object) -> list[_Row]:
-        names = ", ".join(item.name for item in fields(kind))  # type: ignore[arg-type]
+        names = _names(kind)  # type: ignore[arg-type]
         return [kind(*row) for row in self._db.execute(sql.replace("*", names, 1), values)]
 
     def _put(self, table: str, row: Any, verb: str = "REPLACE") -> None:

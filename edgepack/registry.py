@@ -71,11 +71,10 @@ class Registry(Database):
 
     def find_device(self, name_or_id: str) -> DeviceRow | None:
         """Return a device by name, id, or a beginning (8 characters or more) of its id."""
-        rows = self.devices()
-        for row in rows:
-            if name_or_id in (row.name, row.device):
-                return row
-        found = [row for row in rows if row.device.startswith(name_or_id)]
+        exact = "SELECT * FROM devices WHERE device=? OR name=? ORDER BY name"
+        for row in self._all(DeviceRow, exact, name_or_id, name_or_id):
+            return row
+        found = [row for row in self.devices() if row.device.startswith(name_or_id)]
         return found[0] if len(name_or_id) >= 8 and len(found) == 1 else None
 
     def device(self, name_or_id: str) -> DeviceRow:

@@ -8,10 +8,13 @@ from typing import Any
 
 from device_runtime._version import __version__
 from device_runtime.courier.stick import Stick
+from device_runtime.errors import FormatError
 from device_runtime.format.receipt import (
+    MAX_REPORT_BYTES,
     DeviceReport,
     Enrolment,
     SlotLine,
+    decode_enrolment,
     encode_enrolment,
     encode_report,
 )
@@ -83,8 +86,8 @@ def write_report(
 
 
 def write_enrolment(home: Home, stick: Stick) -> None:
-    """Introduce this device to a base."""
-    card, identity = home.card, home.identity()
+    """Introduce this device to a base, unless the stick does already."""
+    card = home.card
     item = Enrolment(
         device=card.device_id,
         name=card.name,
@@ -94,7 +97,19 @@ def write_enrolment(home: Home, stick: Stick) -> None:
         ed25519=card.public.ed25519,
         mldsa65=card.public.mldsa65,
     )
-    stick.put(enrol_path(card.device_id), encode_enrolment(item, identity.sign_both))
+    if not _introduced(home, stick, item):
+        data = encode_enrolment(item, home.identity().sign_both)
+        stick.put(enrol_path(card.device_id), data)
+
+
+def _introduced(home: Home, stick: Stick, item: Enrolment) -> bool:
+    """Whether the stick carries this very enrolment, with a signature that holds."""
+    try:
+        data = stick.get(enrol_path(item.device), MAX_REPORT_BYTES)
+        found, signed = decode_enrolment(data or b"")
+    except FormatError:
+        return False
+    return found == item and home.card.public.verify_both(signed.signature, signed.message)
 
 
 def write_last_sync(home: Home, stick: Stick, line: str) -> None:

@@ -295,9 +295,11 @@ class Stick:
         return length, hasher.digest()
 
     def _is_plain(self, folder: Path) -> bool:
-        steps = [folder, *folder.parents]
-        below = steps[: steps.index(self.root) + 1]
-        return all(self.disk.kind(step) == "dir" for step in reversed(below))
+        while self.disk.kind(folder) == "dir":
+            if folder == self.root:
+                return True
+            folder = folder.parent
+        return False
 
     def _make_folder(self, folder: Path) -> None:
         if folder != self.root:
