@@ -80,7 +80,7 @@ class Recipe:
         names: Names of scores, for `regression` and `scores`.
         journal: Column → keep | hash | drop.
         ranges: Column → (low, high), outside which a row is invalid.
-        closed: Columns whose unseen categories make a row invalid.
+        categories: Text column → open | closed; closed: an unseen category makes a row invalid.
         rtol: Relative tolerance of parity.
         atol: Absolute tolerance of parity.
         expires_s: How long the signed bundle may be installed; seconds; None: the signer's.
@@ -120,7 +120,7 @@ class Recipe:
     names: tuple[str, ...] = ()
     journal: Mapping[str, str] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
-    closed: tuple[str, ...] = ()
+    categories: Mapping[str, str] = field(default_factory=dict)
     rtol: float | None = None
     atol: float | None = None
     expires_s: int | None = None
@@ -250,7 +250,7 @@ def _recipe(folder: Path, value: Mapping[str, Any]) -> Recipe:
         names=tuple(table("output").get("names", ())),
         journal=table("journal"),
         ranges={key: (low, high) for key, (low, high) in table("ranges").items()},
-        closed=tuple(key for key, item in table("categories").items() if item == "closed"),
+        categories=table("categories"),
         rtol=table("parity").get("rtol"),
         atol=table("parity").get("atol"),
         expires_s=seconds(value["expires"]) if "expires" in value else None,
@@ -281,6 +281,9 @@ def _wrong_values(recipe: Recipe) -> list[str]:
     for column, keep in recipe.journal.items():
         if keep not in ("keep", "hash", "drop"):
             mistakes.append(f"[journal] {column} must be keep, hash or drop")
+    for column, word in recipe.categories.items():
+        if word not in ("open", "closed"):
+            mistakes.append(f"[categories] {column} must be open or closed")
     if not 0 < recipe.test < 1:
         mistakes.append("[training] test must be above 0 and below 1")
     return mistakes

@@ -6,7 +6,7 @@ what is predicted on are the same values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BATCH = 65_536
+MANY_CODES = 20  # more different numbers than this are no codes
 
 
 def read_table(
@@ -64,7 +65,7 @@ def prepare(
     if not len(frame):
         span = f" before {until}" if until is not None else ""
         raise DataError(f"the data of {recipe.name} have no rows{span}", next="give a later time")
-    return _typed(frame[names])
+    return _typed(frame[names], recipe.categories)
 
 
 def wanted(recipe: Recipe, there: Sequence[str]) -> list[str]:
@@ -180,14 +181,25 @@ def batches(recipe: Recipe, rows: int = BATCH, until: Any = None) -> Iterator[pd
                 yield prepare(recipe, kept)
 
 
+def delta_dataset(path: Path) -> Any:
+    """Return a Delta folder as a dataset of pyarrow, over Arrow's own file system.
+
+    That of deltalake calls Python from Arrow's threads: now and then it killed a process that ended
+    while one of them still closed a file.
+    """
+    from deltalake import DeltaTable
+    from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+    local = SubTreeFileSystem(str(path), LocalFileSystem())
+    return DeltaTable(str(path)).to_pyarrow_dataset(filesystem=local)
+
+
 def _chunks(path: Path, rows: int) -> Iterator[pd.DataFrame]:
     import pandas as pd
     import pyarrow.parquet as pq
 
     if path.is_dir():
-        from deltalake import DeltaTable
-
-        for batch in DeltaTable(str(path)).to_pyarrow_dataset().to_batches(batch_size=rows):
+        for batch in delta_dataset(path).to_batches(batch_size=rows):
             yield batch.to_pandas()
     elif path.suffix in (".parquet", ".pq"):
         with pq.ParquetFile(path, memory_map=False) as file:
@@ -276,7 +288,7 @@ def moment(text: Any, like: pd.Series[Any] | None = None) -> pd.Timestamp:
     return result.tz_localize(None) if zone is None and result.tz is not None else result
 
 
-def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+def _typed(frame: pd.DataFrame, categories: Collection[str] = ()) -> pd.DataFrame:
     """Give every column the dtype in which the device holds it."""
     import pandas as pd
 
@@ -289,6 +301,8 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
             dtype = column.dtype
         if pd.api.types.is_string_dtype(dtype) or pd.api.types.is_object_dtype(dtype):
             column = _text(str(name), column)
+            if name not in categories:
+                _refuse_bad_numbers(str(name), column)
         elif pd.api.types.is_extension_array_dtype(dtype) and not isinstance(
             dtype, pd.DatetimeTZDtype
         ):
@@ -320,6 +334,33 @@ def _text(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
     result = values.copy()
     result[gone] = None
     return pd.Series(result, index=column.index, dtype=object)
+
+
+def _refuse_bad_numbers(name: str, column: pd.Series[Any]) -> None:
+    """Say so where a few bad values made text of a column of numbers.
+
+    Read as it stands, each number would become a category of its own. Up to 20 different numbers
+    among other text are codes.
+
+    Raises:
+        DataError: Nine of ten values are numbers, and not all.
+    """
+    import pandas as pd
+
+    if column.dtype != object:
+        return
+    there = column.dropna()
+    if not len(there) or not isinstance(there.iloc[0], str):
+        return
+    numbers = pd.to_numeric(there, errors="coerce").notna()
+    bad = int((~numbers).sum())
+    if bad == 0 or bad > len(there) / 10 or there[numbers].nunique() <= MANY_CODES:
+        return
+    raise DataError(
+        f"column {name} holds numbers, but {bad} of {len(there)} values are none: "
+        f"{there[~numbers].iloc[0][:40]!r}",
+        next=f'correct the data, or say that it is text: [categories] {name} = "open"',
+    )
 
 
 def _plain(column: pd.Series[Any]) -> pd.Series[Any]:

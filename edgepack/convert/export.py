@@ -11,7 +11,7 @@ import numpy as np
 
 from device_runtime.format.schema import Column, ModelInput, ModelOutput, Schema
 from edgepack.convert.families import refuse, unwrap
-from edgepack.convert.normal import join_labels, normalise, unflatten, unzip
+from edgepack.convert.normal import join_labels, normalise, retype, unflatten, unzip
 from edgepack.errors import ConversionError, DataError
 from edgepack.fitted import Fitted, class_text
 from edgepack.recipe import Recipe
@@ -93,7 +93,7 @@ def _column(recipe: Recipe, values: pd.Series[Any], name: str, role: Any) -> Col
         low=low,
         high=high,
         categories=categories,
-        closed=name in recipe.closed,
+        closed=recipe.categories.get(name) == "closed",
         journal=journal,
         shape=shape,
     )
@@ -208,6 +208,7 @@ def tensors_to_proto(
     from skl2onnx.common import data_types, exceptions
 
     from edgepack.convert.exact import converters
+    from edgepack.convert.models import LABELLED
 
     kinds = {
         "string": data_types.StringTensorType,
@@ -224,9 +225,12 @@ def tensors_to_proto(
     opset, ml, _ = opsets_for(onnxruntime)
     own = converters()
     last = estimator.steps[-1][1] if getattr(estimator, "steps", None) else estimator
-    # Options make skl2onnx look at every attribute of every tree: none where our parser stands.
-    known = hasattr(last, "predict_proba") and type(last) not in own.parse
-    options = {id(last): {"zipmap": False}} if known else None
+    options: dict[int, dict[str, bool]] | None = None
+    if type(last).__name__ in LABELLED:
+        options = {id(last): {}}  # skl2onnx would ask for a ZipMap option that they lack
+    elif hasattr(last, "predict_proba") and type(last) not in own.parse:
+        # Not where our parser stands: options make it look at every attribute of every tree.
+        options = {id(last): {"zipmap": False}}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -240,6 +244,8 @@ def tensors_to_proto(
                 custom_parsers=own.parse,
             )
             unzip(proto.graph)
+            if any(tensor.dtype != "float32" for tensor in tensors):
+                retype(proto)
             return proto
     except exceptions.MissingShapeCalculator as error:
         raise ConversionError(

@@ -2,23 +2,169 @@
 
 from __future__ import annotations
 
-import errno
+import os
+import random
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from device_runtime.disk import machine_error
-from edgepack.setup.starts import copy_folder
+BIN = Path(sys.executable).parent
+MOUNT = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o "$1" tmpfs "$2" && shift 2 && "$@"', "sh"]
 
 
-def test_a_full_disk_while_a_recipe_is_copied_is_called_a_full_disk(tmp_path, monkeypatch):
-    (tmp_path / "recipe").mkdir()
-    (tmp_path / "recipe" / "bundle.toml").write_text("x")
+def can_mount() -> bool:
+    probe = [*MOUNT, "size=1m", "/mnt", "true"]
+    return (
+        shutil.which("unshare") is not None
+        and not subprocess.run(probe, capture_output=True, check=False).returncode
+    )
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copy", full)
-    with pytest.raises(OSError) as caught:
-        copy_folder(tmp_path / "recipe", tmp_path / "copy")
-    assert machine_error(caught.value, "copying").code == "machine.disk_full"
+own_mounts = pytest.mark.skipif(not can_mount(), reason="this system refuses unshare -m")
+
+
+def base(*words, cwd, passphrase="right", prefix=()):
+    """Type `edgepack …`; return (exit, stdout, lines of stderr)."""
+    done = subprocess.run(
+        [*prefix, BIN / "edgepack", *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, "EDGEPACK_PASSPHRASE": passphrase},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr.splitlines()
+
+
+def refused(answer, code, status):
+    """Hold that a command ended in one line with this code and exit status."""
+    returned, _, lines = answer
+    assert returned == status, answer
+    assert lines[0].startswith(f"error [{code}]: "), answer
+    assert all(line.startswith("  ") for line in lines[1:]), answer
+
+
+def table(rows=400, classes=2):
+    """Return a CSV with a time column, three inputs and a target."""
+    rng = random.Random(5)
+    lines = ["when,a,b,kind,late"]
+    for i in range(rows):
+        a, b, kind = rng.random(), rng.random(), rng.choice("xyz")
+        late = int(a + b > 1) if classes == 2 else 0
+        lines.append(f"2024-01-{1 + i * 28 // rows:02},{a:.4f},{b:.4f},{kind},{late}")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A workspace whose recipe was written by looking at a CSV."""
+    folder = tmp_path_factory.mktemp("wrong")
+    (folder / "flights.csv").write_text(table())
+    done = base("init", "ws", "--data", "flights.csv", "--target", "late", cwd=folder)
+    assert done[0] == 0, done
+    return folder / "ws"
+
+
+@pytest.fixture
+def ws(made, tmp_path):
+    shutil.copytree(made, tmp_path / "ws")
+    return tmp_path / "ws"
+
+
+def data_of(ws):
+    (path,) = (ws / "bundles").rglob("*.csv")
+    return path
+
+
+def files(folder):
+    """Return what lies in a folder: no lock, no registry, no folder that stays empty."""
+    paths = (p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    left_out = (".lock", "registry.sqlite")
+    return sorted(str(p.relative_to(folder)) for p in paths if p.name not in left_out)
+
+
+def test_an_unknown_recipe_names_those_there_are(tmp_path):
+    answer = base("init", "ws", "--from", "flight-delay", cwd=tmp_path)
+    assert answer[0] != 0
+    assert "flight-delays" in " ".join(answer[2])
+    assert len(answer[2]) == 1
+    assert files(tmp_path) == []
+
+
+def test_a_workspace_inside_another_is_refused(ws):
+    before = files(ws)
+    refused(base("init", "inner", "--from", "flight-delays", cwd=ws), "recipe.workspace", 70)
+    assert files(ws) == before
+
+
+def test_a_missing_column_a_wrong_type_and_one_class_are_named_before_training(ws):
+    data, before = data_of(ws), files(ws)
+    good = data.read_text()
+    data.write_text(good.replace("when,a,b", "when,a,c", 1))
+    code, _, lines = base("train", cwd=ws)
+    assert code == 70
+    assert "'b'" in lines[0] or " b" in lines[0]
+    data.write_text(good.replace("\n2024-01-01,0.", "\n2024-01-01,zero.", 1))
+    code, _, lines = base("train", cwd=ws)
+    assert code == 70
+    assert "column a " in lines[0]
+    assert "'zero." in lines[0]
+    data.write_text(table(classes=1))
+    code, _, lines = base("train", cwd=ws)
+    assert code == 70
+    assert "late" in lines[0]
+    assert files(ws) == before  # no candidate, no part of one
+    data.write_text(good)
+    assert base("train", cwd=ws)[0] == 0  # the same command, repeated
+
+
+def test_no_rows_before_until_is_one_line(ws):
+    before = files(ws)
+    code, _, lines = base("train", "--until", "2011-01-01", cwd=ws)
+    assert code != 0
+    assert len(lines) == 1
+    assert "2011-01-01" in lines[0]
+    assert files(ws) == before
+
+
+def test_a_wrong_passphrase_signs_nothing(ws):
+    assert base("train", cwd=ws)[0] == 0
+    code, _, lines = base("build", cwd=ws)
+    assert code == 0, lines
+    before = files(ws)
+    code, _, lines = base("sign", cwd=ws, passphrase="wrong")
+    assert code != 0
+    assert "passphrase" in lines[0]
+    assert files(ws) == before
+    assert base("sign", cwd=ws)[0] == 0
+
+
+@own_mounts
+def test_a_full_disk_is_called_a_full_disk_and_the_command_can_be_repeated(tmp_path):
+    place = tmp_path / "small"
+    place.mkdir()
+    (tmp_path / "flights.csv").write_text(table())
+    words = ("init", place / "ws", "--data", "flights.csv", "--target", "late")
+    refused(
+        base(*words, cwd=tmp_path, prefix=[*MOUNT, "size=12k", str(place)]), "machine.disk_full", 77
+    )
+    assert base(*words, cwd=tmp_path)[0] == 0
+
+
+@own_mounts
+def test_a_read_only_stick_is_refused_and_the_base_stays_as_it_was(ws, tmp_path):
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    before = files(ws)
+    code, _, lines = base("sync", stick, cwd=ws, prefix=[*MOUNT, "size=1m,ro", str(stick)])
+    assert code == 60, lines
+    assert len(lines) == 1
+    assert "read-only" in lines[0] or "cannot be written" in lines[0]
+    assert [name for name in files(ws) if name not in before] == []
+    assert base("sync", stick, cwd=ws)[0] == 0
