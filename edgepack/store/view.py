@@ -18,6 +18,7 @@ from edgepack.store import delta
 from edgepack.store.ahead import ahead
 from edgepack.store.arrow import EVENTS, LABELS, ROWS, fits, stored
 from edgepack.store.decode import Side, Source
+from edgepack.tables import delta_dataset
 from edgepack.workspace import Workspace
 
 MARK = "edgepack"  # in the custom metadata of each commit of ours
@@ -249,7 +250,7 @@ def arrow_schema(table: DeltaTable) -> pa.Schema:
 def _scan(
     path: Path, columns: Sequence[str] | None, where: ds.Expression | None, rows: int
 ) -> Iterator[pa.RecordBatch]:
-    dataset = DeltaTable(path).to_pyarrow_dataset()
+    dataset = delta_dataset(path)
     if columns is not None:
         there = set(dataset.schema.names)
         columns = [name for name in columns if name in there]
