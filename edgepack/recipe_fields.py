@@ -9,7 +9,7 @@ from typing import Any
 from edgepack.units import is_duration
 
 # table → field → what it must be. "": the top level.
-_FIELDS: dict[str, dict[str, str]] = {
+FIELDS: dict[str, dict[str, str]] = {
     "": {
         "name": "text",
         "task": "text",
@@ -52,7 +52,6 @@ _FIELDS: dict[str, dict[str, str]] = {
     "categories": {"*": "text"},
     "parity": {"rtol": "number", "atol": "number"},
     "model_io": {
-        "tensor": "text",
         "label": "text",
         "probabilities": "text",
         "scores": "text",
@@ -109,13 +108,13 @@ def wrong_fields(value: Mapping[str, Any]) -> list[str]:
     """Return one line for each unknown, missing or mistyped field of bundle.toml."""
     mistakes: list[str] = []
     for key, item in value.items():
-        if key in _FIELDS and key:
+        if key in FIELDS and key:
             if isinstance(item, dict):
-                mistakes += _wrong_table(f"[{key}] ", _FIELDS[key], item)
+                mistakes += _wrong_table(f"[{key}] ", FIELDS[key], item)
             else:
                 mistakes.append(f"{key} must be a table [{key}]")
         else:
-            mistakes += _wrong_table("", _FIELDS[""], {key: item}, also=list(_FIELDS)[1:])
+            mistakes += _wrong_table("", FIELDS[""], {key: item}, also=list(FIELDS)[1:])
     due = value.get("retrain", {})
     if isinstance(due, dict) and isinstance(due.get("due"), dict):
         mistakes += _wrong_table("[retrain] due.", _DUE, due["due"])
