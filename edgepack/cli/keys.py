@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
 @guard
 def list_keys(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
     """Show who must sign what, and which of these keys are here."""
+    from device_runtime.crypt import sha256
     from device_runtime.format.words import words
     from device_runtime.trust.quorum import root_facts, root_sha256
     from edgepack.keys import roles
@@ -47,19 +48,25 @@ def list_keys(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
     facts, said = root_facts(root), words(bytes.fromhex(root_sha256(root)))
     here = {key.id: key for key in key_files(ws.keys, ws.disk)}
     public = read_public(ws.keys, ws.disk)
-    wanted = [(role, keyid) for role, ids in roles.root_keyids(root).items() for keyid in ids]
-    wanted += [("base", public.base.id), ("recovery", public.recovery.id)]
-    wanted += [("journal", key.id) for key in public.journal]
-    wanted += [(key.role, key.id) for key in here.values() if key.role == "oms"]
+    used = [(role, keyid) for role, ids in roles.root_keyids(root).items() for keyid in ids]
+    used += [("base", public.base.id), ("recovery", public.recovery.id)]
+    used += [("journal", public.journal[0].id), ("oms", sha256(public.oms.encode()).hex())]
+    idle = [("journal", key.id) for key in public.journal[1:]]
+    idle += [(k.role, k.id) for k in here.values() if (k.role, k.id) not in used + idle]
     rows = [
         {"role": role, "id": keyid, "kind": here[keyid].kind if keyid in here else None,
-         "here": keyid in here}
-        for role, keyid in wanted
+         "here": keyid in here, "in_use": (role, keyid) in used}
+        for role, keyid in used + idle
     ]  # fmt: skip
     screen.table(
         ["role", "kind", "id", "private key"],
         [
-            [row["role"], row["kind"], str(row["id"])[:16], "here" if row["here"] else "elsewhere"]
+            [
+                row["role"] if row["in_use"] else f"{row['role']}, not in use",
+                row["kind"],
+                str(row["id"])[:16],
+                "here" if row["here"] else "elsewhere",
+            ]
             for row in rows
         ],
         f"root {facts.version}, expires {_day(facts.expires)}, words: {said}",
@@ -176,7 +183,7 @@ def downgrade(
     ws = _open(workspace)
     with ws.lock():
         outcome = ceremony.downgrade(ws, _ring(ws), name, version, clock=SystemClock())
-        _show(Screen(json), outcome, "edgepack sync STICK carries it to the devices")
+        _show(Screen(json), outcome)
 
 
 @guard
@@ -213,7 +220,7 @@ def _ring(ws: Workspace) -> Ring:
 def _show(screen: Screen, outcome: Outcome, then: str = "") -> None:
     screen.line(f"{outcome.what}: {outcome.path}")
     if outcome.complete:
-        next_step = then or "edgepack build && edgepack sign: the next bundle carries it"
+        next_step = then or outcome.then
     else:
         missing = ", ".join(keyid[:16] for keyid in outcome.missing)
         screen.line(f"half-signed; still missing: {missing}")

@@ -30,6 +30,7 @@ from edgepack.keys.ring import FAMILIES, PublicRing, Ring
 from edgepack.registry import Registry
 
 DAY = 86400
+_CARRY = "edgepack sync STICK carries it to the devices"
 ALIASES = {"timestamp": "release", "snapshot": "release"}
 _SCHEMES = {"ed25519": ("ed25519", "ed25519"), "ml-dsa": ("ml-dsa", "ml-dsa-65/1")}
 
@@ -43,12 +44,14 @@ class Outcome:
         complete: Whether every signature is there.
         missing: Ids of the keys that have not signed.
         what: One line for a person.
+        then: What to do once it is complete.
     """
 
     path: Path
     complete: bool
     missing: tuple[str, ...]
     what: str
+    then: str = "edgepack build && edgepack sign: the next bundle carries it"
 
 
 def found(ws: Any, passphrase: str, clock: Clock) -> Ring:
@@ -87,7 +90,7 @@ def rotate(ws: Any, ring: Ring, role: str, *, clock: Clock, family: str = "") ->
     if family and family not in FAMILIES.get(role, ()):
         raise UsageError(f"{role} has no key of family {family}", next="see: edgepack keys list")
     if role in FAMILIES:
-        root = roles.newest_root(ws)
+        root = _newest(ws)
         stay = [key for key in roles.keys_of(root, role) if family and key.keytype != family]
         drawn = _public_keys(ring.draw(role, now, (family,) if family else ()))
         return _make_root(ws, ring, root, roles.Change({role: (*drawn, *stay)}), now)
@@ -152,7 +155,7 @@ def revoke(ws: Any, ring: Ring, what: str, *, clock: Clock, stop: bool = False) 
     Raises:
         UsageError: Nothing here is called so.
     """
-    root, now = roles.newest_root(ws), roles.seconds(clock)
+    root, now = _newest(ws), roles.seconds(clock)
     with Registry.open(ws.registry) as registry:
         bundles = {f"{row.name}-{row.version}": row.digest for row in registry.bundles()}
     digests = {d for name, d in bundles.items() if what in (name, d)}
@@ -226,9 +229,9 @@ def recover(ws: Any, ring: Ring, *, clock: Clock, floor: bool = False) -> Outcom
             back to now, and revoke what was signed in the future. Without it: the release
             (timestamp) key was stolen and is replaced.
     """
-    root, now = roles.newest_root(ws), roles.seconds(clock)
     if not floor:
         return rotate(ws, ring, "release", clock=clock)
+    root, now = _newest(ws), roles.seconds(clock)
     with Registry.open(ws.registry) as registry:
         future = frozenset(row.digest for row in registry.bundles() if row.issued > now + DAY)
     change = roles.Change({}, revoke_digests=future, floor_reset=now)
@@ -271,9 +274,8 @@ def sign_half(ws: Any, ring: Ring, file: Path, *, clock: Clock, force_time: bool
     head = ws.disk.read(file, 1)
     if head != b"{":
         signed = sign.sign_file(ws, ring, file, clock=clock, force_time=force_time)
-        return Outcome(
-            signed.path, signed.complete, signed.missing, f"{signed.name} {signed.version}"
-        )
+        what = f"{signed.name} {signed.version}, digest {signed.digest[:16]}"
+        return Outcome(signed.path, signed.complete, signed.missing, what, _CARRY)
     data = ws.disk.read(file, quorum.MAX_DOCUMENT)
     value = canonical.decode(data, file.name, canonical=True)
     kind = value.get("signed", {}).get("_type") if isinstance(value, dict) else None
@@ -282,6 +284,24 @@ def sign_half(ws: Any, ring: Ring, file: Path, *, clock: Clock, force_time: bool
     if kind != "root":
         raise FormatError(f"{file} is neither a half-signed root, token nor bundle")
     return _finish_root(ws, ring, Metadata[Root].from_bytes(data))
+
+
+def _newest(ws: Any) -> bytes:
+    """Return the root that the next one follows, unless there is a half-signed next one.
+
+    Raises:
+        UsageError: As said: two different roots of one number would split the fleet.
+    """
+    root: bytes = roles.newest_root(ws)
+    version = quorum.root_facts(root).version + 1
+    half = ws.metadata / f"{version}.root.half"
+    if ws.disk.exists(half):
+        raise UsageError(
+            f"root {version} is half-signed already: {half}",
+            why="two different roots of one number would split the fleet",
+            next="finish it: edgepack keys sign FILE; or delete it if nobody completed it",
+        )
+    return root
 
 
 def _make_root(
@@ -302,11 +322,24 @@ def _finish_root(ws: Any, ring: Ring, metadata: Metadata[Root]) -> Outcome:
     previous = roles.roots(ws).get(version - 1) if version > 1 else None
     if version > 1 and previous is None:
         raise KeyringError(f"root {version - 1} is not in {ws.metadata}", next="bring it here")
-    wanted = roles.signing_keyids(previous, roles.to_bytes(metadata))
+    data = roles.to_bytes(metadata)
+    done, half = (ws.metadata / f"{version}.root.{end}" for end in ("json", "half"))
+    for path in (done, half):
+        if ws.disk.exists(path) and quorum.read_root(ws.disk.read(path)) != quorum.read_root(data):
+            raise UsageError(
+                f"{path} is another root {version} than that",
+                why="two different roots of one number would split the fleet",
+                next="delete the half-signed one that is not wanted, and repeat its change later",
+            )
+    what = roles.describe(previous, data)
+    if ws.disk.exists(done):
+        ws.disk.unlink(half)
+        return Outcome(done, complete=True, missing=(), what=f"{what}, complete before")
+    wanted = roles.signing_keyids(previous, data)
     roles.sign_with(metadata, ring, wanted)
     path, complete = roles.save_root(ws, metadata, previous)
     missing = tuple(keyid for keyid in wanted if keyid not in metadata.signatures)
-    return Outcome(path, complete, missing, f"root {version}")
+    return Outcome(path, complete, missing, what)
 
 
 def _sign_token(ws: Any, ring: Ring, body: dict[str, Any], token: Token) -> Outcome:
@@ -328,7 +361,7 @@ def _sign_token(ws: Any, ring: Ring, body: dict[str, Any], token: Token) -> Outc
         ws.disk.unlink(ws.out / (token.file_name + ".half"))
     write_durable(ws.disk, path, data, 0o644)
     what = f"{token.name}: back from {token.from_version} to {token.to_version}"
-    return Outcome(path, not missing, missing, what)
+    return Outcome(path, not missing, missing, what, _CARRY)
 
 
 def _public_keys(files: tuple[KeyFile, ...]) -> tuple[SSlibKey, ...]:

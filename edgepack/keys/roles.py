@@ -199,6 +199,30 @@ def trusted(ws: Folders) -> Trusted:
         ) from None
 
 
+def describe(previous: bytes | None, new: bytes) -> str:
+    """Return in one line what a root changes: what a custodian is about to sign."""
+    facts = quorum.root_facts(new)
+    if previous is None:
+        return f"root {facts.version}"
+    parts = []
+    for role, keyids in root_keyids(new).items():
+        before = root_keyids(previous)[role]
+        signs = [f"-{key[:8]}" for key in before if key not in keyids]
+        signs += [f"+{key[:8]}" for key in keyids if key not in before]
+        parts += [f"{role} {' '.join(signs)}"] if signs else []
+    old = quorum.root_facts(previous)
+    for what, now, then in (
+        ("keys", facts.revoked_keys, old.revoked_keys),
+        ("bundles", facts.revoked_digests, old.revoked_digests),
+        ("(not even as a last resort)", facts.stopped_digests, old.stopped_digests),
+    ):
+        names = " ".join(item[:8] for item in sorted(now - then))
+        parts += [f"revokes {what} {names}"] if names else []
+    if facts.floor_reset is not None:
+        parts.append(f"sets the time floor to {moment(facts.floor_reset):%Y-%m-%d %H:%M}Z")
+    return f"root {facts.version} ({'; '.join(parts) or 'a new time and expiry'})"
+
+
 def save_root(ws: Folders, metadata: Metadata[Root], previous: bytes | None) -> tuple[Path, bool]:
     """Write a root: as `N.root.json` if every signature is there, else as `N.root.half`.
 

@@ -127,3 +127,48 @@ def test_each_custodian_draws_his_own_key(base: Base, tmp_path: Path) -> None:
     for role, family in (("release", "ml-dsa"), ("journal", "ed25519"), ("targets", "rsa")):
         with pytest.raises(UsageError, match="no key of family"):
             ceremony.rotate(base.ws, base.ring, role, clock=base.clock, family=family)
+
+
+def test_two_different_roots_of_one_number_are_never_made(base: Base, tmp_path: Path) -> None:
+    other = split(base, tmp_path)
+    mine, theirs = base.rotate("timestamp"), other.rotate("targets")
+    assert mine.path.name == theirs.path.name == "2.root.half"
+    keys = {key.id for key in base.ring.keys}
+    for again in ("root", "targets"):
+        with pytest.raises(UsageError, match="half-signed already"):
+            base.rotate(again)
+    assert {key.id for key in base.ring.keys} == keys  # nothing was drawn for it
+    with pytest.raises(UsageError, match="another root 2"):
+        finish(base, theirs.path)
+    theirs.path.unlink()
+    done = finish(other, mine.path)
+    assert done.complete
+    shutil.copy(done.path, base.ws.metadata)
+    assert finish(base, mine.path).path.name == "2.root.json"
+    assert not mine.path.exists()
+    with pytest.raises(UsageError, match="another root 2"):
+        finish(base, lost_half(other, tmp_path))
+
+
+def lost_half(base: Base, folder: Path) -> Path:
+    """A half-signed root 2 that turns up after another root 2 was completed."""
+    root = roles.new_root(roles.roots(base.ws)[1], roles.Change({}), base.now)
+    roles.sign_with(root, base.ring, roles.root_keyids(roles.roots(base.ws)[1])["root"])
+    path = folder / "lost.half"
+    path.write_bytes(roles.to_bytes(root))
+    return path
+
+
+def finish(base: Base, file: Path) -> ceremony.Outcome:
+    return ceremony.sign_half(base.ws, base.ring, file, clock=base.clock, force_time=False)
+
+
+def test_a_custodian_reads_what_he_signs(base: Base, tmp_path: Path) -> None:
+    other = split(base, tmp_path)
+    base.publish()
+    assert "pump 1, digest" in finish(other, base.ws.out / "pump-1.half").what
+    half = ceremony.rotate(base.ws, base.ring, "targets", clock=base.clock, family="ed25519")
+    assert finish(other, half.path).what.startswith("root 2 (targets -")
+    other.clock.advance(DAY)
+    half = ceremony.recover(other.ws, other.ring, clock=other.clock, floor=True)
+    assert "sets the time floor to 2026-01-0" in half.what
