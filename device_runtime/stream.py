@@ -24,7 +24,6 @@ from device_runtime.format.batch import FLAG_ABSTAINED, FLAG_INVALID, FLAG_UNLIK
 from device_runtime.format.schema import Schema
 from device_runtime.format.segment import Lane
 from device_runtime.journal.writer import Journal
-from device_runtime.later import Later
 from device_runtime.model.rows import RawBlock, open_input
 from device_runtime.predictor import MARK_ROWS, Stream
 from device_runtime.record import dataclass, replace
@@ -140,7 +139,11 @@ def _ahead(
 
     block = work()
     while block is not None:
-        later = Later(work) if file and block.n > SMALL else None
+        later = None
+        if file and block.n > SMALL:
+            from device_runtime.later import Later
+
+            later = Later(work)
         try:
             yield block
         finally:

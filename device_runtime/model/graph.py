@@ -21,13 +21,15 @@ from device_runtime.policy import Policy
 __all__ = ["GraphFacts", "TensorFacts", "admit", "inspect_graph", "minimal_onnxruntime"]
 
 CONTROL_FLOW = frozenset(("ai.onnx:Loop", "ai.onnx:If", "ai.onnx:Scan", "ai.onnx:SequenceMap"))
-# onnxruntime → highest ai.onnx, ai.onnx.ml and IR that it runs. Source: its compatibility page.
+# onnxruntime → highest ai.onnx, ai.onnx.ml and IR that it loads, where one of them rises.
+# Asked of the wheels 1.20 to 1.32 themselves: tools/runtime_table.py.
 RUNTIMES = (
     ((1, 20), 21, 5, 10),
     ((1, 21), 22, 5, 10),
-    ((1, 22), 23, 5, 11),
-    ((1, 23), 24, 5, 12),
+    ((1, 23), 23, 5, 11),
     ((1, 24), 25, 5, 13),
+    ((1, 25), 26, 5, 13),
+    ((1, 32), 28, 5, 14),
 )
 
 

@@ -306,10 +306,10 @@ def test_the_oldest_runtime_is_named_and_older_ones_refused():
     newer = inspect_graph(
         model([helper.make_node("Relu", ["x"], ["y"])], opset=23, ir=11).SerializeToString()
     )
-    assert minimal_onnxruntime(newer) == "1.22"
-    admit(newer, None, ANY, onnxruntime="1.22.0")
-    with pytest.raises(AdmissionError, match=r"needs onnxruntime 1.22 or newer; this is 1.20.1"):
-        admit(newer, None, ANY, onnxruntime="1.20.1")
+    assert minimal_onnxruntime(newer) == "1.23"
+    admit(newer, None, ANY, onnxruntime="1.23.0")
+    with pytest.raises(AdmissionError, match=r"needs onnxruntime 1.23 or newer; this is 1.22.1"):
+        admit(newer, None, ANY, onnxruntime="1.22.1")
 
 
 def test_a_field_that_protobuf_would_merge_is_refused():
