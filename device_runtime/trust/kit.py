@@ -106,7 +106,7 @@ def read_kit(disk: Disk, path: Path) -> Kit:
     _self_signed(roots)
     quorum.signers(document, "targets", newest, _LIMITS.families, KIT)
     said = document.signed
-    files = _files(said)
+    files = files_of(said)
     if set(files) != there:
         raise FormatError("the kit holds other files than it lists")
     if hashlib.sha256(kept[entry]).hexdigest() != files[POLICY].sha256:
@@ -193,7 +193,8 @@ def _self_signed(roots: Mapping[int, bytes]) -> None:
     quorum.signers(mine, "root", document.signed, _LIMITS.families, f"root {version}")
 
 
-def _files(said: Mapping[str, Any]) -> dict[str, Target]:
+def files_of(said: Mapping[str, Any]) -> dict[str, Target]:
+    """Return name → length and digest of the payload that a kit.json lists."""
     try:
         files = {
             file_name(name): Target(_whole(item, "length"), _text(item, "sha256"))

@@ -89,16 +89,13 @@ def kit(
 ) -> None:
     """Write the kit that a device is initialised with, and show its words."""
     from device_runtime.clock import SystemClock
+    from edgepack.cli.keys import show_kit
     from edgepack.fleet.kit import write_kit
 
     ws, screen = _open(workspace), Screen(json)
     with ws.lock():
-        words = write_kit(
-            ws, _ring(ws), name, out, wheels=wheels, bundle=bundle, clock=SystemClock()
-        )
-    screen.line(f"{out} for {name}; type these words on the device:")
-    screen.line(f"  {words}")
-    screen.done({"kit": str(out), "words": words}, f"on the device: edgepack-device init {out}")
+        kit = write_kit(ws, _ring(ws), name, out, wheels=wheels, bundle=bundle, clock=SystemClock())
+    show_kit(screen, kit)
 
 
 @guard

@@ -10,6 +10,7 @@ import typer
 from edgepack.cli.screen import Screen, guard
 
 if TYPE_CHECKING:
+    from edgepack.fleet.kit import Written
     from edgepack.keys.ceremony import Outcome
     from edgepack.keys.ring import Ring
     from edgepack.workspace import Workspace
@@ -193,16 +194,34 @@ def sign(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Add the signatures of the keys that are here to a half-signed root, token or bundle."""
+    """Add the signatures of the keys that are here to a half-signed root, token, bundle or kit."""
     from device_runtime.clock import SystemClock
+    from edgepack.fleet import kit
     from edgepack.keys import ceremony
 
     ws = _open(workspace)
     with ws.lock():
+        if kit.is_kit(ws.disk, file):
+            show_kit(Screen(json), kit.sign_kit(ws, _ring(ws), file))
+            return
         outcome = ceremony.sign_half(
             ws, _ring(ws), file, clock=SystemClock(), force_time=force_time
         )
         _show(Screen(json), outcome)
+
+
+def show_kit(screen: Screen, kit: Written) -> None:
+    """Print what became of a kit: its words, or who must sign it yet."""
+    said = {"kit": str(kit.path), "words": kit.words, "missing": list(kit.missing)}
+    if kit.missing:
+        screen.line(f"{kit.path} for {kit.device} is half-signed; still missing: "
+                    + ", ".join(keyid[:16] for keyid in kit.missing))  # fmt: skip
+        next_step = f"take it to the next custodian: edgepack keys sign {kit.path.name}"
+    else:
+        screen.line(f"{kit.path} for {kit.device}; type these words on the device:")
+        screen.line(f"  {kit.words}")
+        next_step = f"on the device: edgepack-device init {kit.path}"
+    screen.done(said, next_step)
 
 
 def _open(workspace: str) -> Workspace:

@@ -1,18 +1,22 @@
-"""Write the kit of one device: what it must trust and accept, signed, in one file."""
+"""Write the kit of one device: what it must trust and accept, signed, in one file.
+
+Where a targets key is with another custodian, the result is `NAME.kit.half`: a file that travels to
+him, and `edgepack keys sign` there makes it a kit.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from device_runtime import policy as policies
 from device_runtime.clock import Clock
 from device_runtime.disk import Disk
-from device_runtime.errors import UsageError
+from device_runtime.errors import FormatError, UsageError
 from device_runtime.format import canonical
 from device_runtime.generation import Trusted
 from device_runtime.policy import Policy
@@ -20,12 +24,29 @@ from device_runtime.trust import kit as kits
 from device_runtime.trust import quorum
 from device_runtime.trust.bundle import verify
 from device_runtime.trust.custom import Target
-from device_runtime.trust.source import chunks_of
+from device_runtime.trust.source import chunks_of, open_source
 from edgepack.errors import DeviceUnknownError, KeyringError
 from edgepack.keys import roles
 from edgepack.keys.ring import Ring
 from edgepack.keys.sign import write_container
 from edgepack.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        path: The kit; `.half` if it is not complete.
+        device: Name of the device that it is for.
+        words: Its eight words; empty until it is complete.
+        missing: Ids of the targets keys that have not signed.
+    """
+
+    path: Path
+    device: str
+    words: str
+    missing: tuple[str, ...]
 
 
 def write_kit(
@@ -37,12 +58,12 @@ def write_kit(
     wheels: Path | None = None,
     bundle: Path | None = None,
     clock: Clock,
-) -> str:
-    """Write `out` and return its eight words.
+) -> Written:
+    """Write `out`, or `out` + `.half` where a targets key is elsewhere.
 
     Args:
         ws: The workspace.
-        ring: Its keys; both targets keys must be here.
+        ring: Its keys.
         device_name: A device that `device new` named.
         out: The kit file; replaced if it is there.
         wheels: A folder of wheels that go along, None for none.
@@ -52,7 +73,6 @@ def write_kit(
     Raises:
         DeviceUnknownError: No such device was named.
         UsageError: The bundle is another one than the device runs.
-        KeyringError: A targets key is elsewhere.
     """
     with Registry.open(ws.registry) as registry:
         plan = registry.plan(device_name)
@@ -85,22 +105,85 @@ def write_kit(
             roots=roles.roots(ws),
             files=files,
         )
-        entries: list[tuple[str, int, Iterable[bytes]]] = [
-            _small("metadata/kit.json", _sign(ws, ring, signed)),
+        payload: list[tuple[str, int, Iterable[bytes]]] = [
             _small(f"payload/{kits.POLICY}", policy_bytes),
+            *(
+                (f"payload/{name}", files[name].length, chunks_of(ws.disk, path))
+                for name, path in sources.items()
+            ),
         ]
-        entries += [
-            _small(f"metadata/{version}.root.json", data)
-            for version, data in roles.roots(ws).items()
-        ]
-        entries += [
-            (f"payload/{name}", files[name].length, chunks_of(ws.disk, path))
-            for name, path in sources.items()
-        ]
-        write_container(ws.disk, out, entries)
-        kit = kits.read_kit(ws.disk, out)
+        made = _write(ws, ring, out, {"signed": signed, "signatures": []}, payload)
         registry.put_plan(replace(plan, kit_id=kit_id))
-    return kit.words
+    return made
+
+
+def is_kit(disk: Disk, file: Path) -> bool:
+    """Whether a file is a kit, complete or not; nothing is verified."""
+    try:
+        with open_source(disk, file, Policy("base")) as source:
+            return kits.KIT in source.index.names("metadata")
+    except FormatError:
+        return False
+
+
+def sign_kit(ws: Any, ring: Ring, file: Path) -> Written:
+    """Add this ring's signatures to a half-signed kit, after checking that it is what it says.
+
+    Raises:
+        FormatError, VerificationError: It is no kit, or its payload is not what kit.json lists.
+        KeyringError: It was made under other roots than this workspace has.
+    """
+    with open_source(ws.disk, file, Policy("base")) as source:
+        data = source.small(f"metadata/{kits.KIT}", quorum.MAX_DOCUMENT)
+        document = quorum.read_document(data, kits.KIT, kits.KIND)
+        roots = {str(v): quorum.root_sha256(root) for v, root in roles.roots(ws).items()}
+        if document.signed.get("roots") != roots:
+            raise KeyringError(
+                "this kit was made under other roots than this workspace has",
+                next="bring metadata/*.root.json of both workspaces together",
+            )
+        files = kits.files_of(document.signed)
+        if set(files) != set(source.index.names("payload")):
+            raise FormatError("the kit holds other files than it lists")
+        for name, target in files.items():
+            source.stream(f"payload/{name}", target)
+        payload: list[tuple[str, int, Iterable[bytes]]] = [
+            (f"payload/{name}", target.length, source.chunks(f"payload/{name}"))
+            for name, target in files.items()
+        ]
+        out = file.with_suffix("") if file.suffix == ".half" else file
+        return _write(ws, ring, out, canonical.decode(data, kits.KIT), payload)
+
+
+def _write(
+    ws: Any,
+    ring: Ring,
+    out: Path,
+    body: dict[str, Any],
+    payload: list[tuple[str, int, Iterable[bytes]]],
+) -> Written:
+    """Sign kit.json with what is here and write the container."""
+    message = quorum.encode_signed(body["signed"])
+    wanted = roles.root_keyids(roles.newest_root(ws))["targets"]
+    signatures = {item["keyid"]: item["sig"] for item in body["signatures"]}
+    for keyid in wanted:
+        signer = ring.signer(keyid)
+        if signer is not None and keyid not in signatures:
+            signatures[keyid] = signer.sign(message).signature
+    body["signatures"] = [{"keyid": k, "sig": signatures[k]} for k in sorted(signatures)]
+    missing = tuple(keyid for keyid in wanted if keyid not in signatures)
+    half = out.with_name(out.name + ".half")
+    entries = [
+        _small(f"metadata/{kits.KIT}", canonical.encode(body)),
+        *(_small(f"metadata/{v}.root.json", data) for v, data in roles.roots(ws).items()),
+        *payload,
+    ]
+    write_container(ws.disk, half if missing else out, entries)
+    name = str(body["signed"]["device"])
+    if missing:
+        return Written(half, name, "", missing)
+    ws.disk.unlink(half)
+    return Written(out, name, kits.read_kit(ws.disk, out).words, ())
 
 
 def _floor(registry: Registry, name: str, trusted: Trusted) -> int:
@@ -108,20 +191,6 @@ def _floor(registry: Registry, name: str, trusted: Trusted) -> int:
     revoked = quorum.root_facts(trusted.root).revoked_digests
     issued = [row.issued for row in registry.bundles(name) if row.digest not in revoked]
     return max([trusted.floor, *issued])
-
-
-def _sign(ws: Any, ring: Ring, signed: dict[str, Any]) -> bytes:
-    payload = quorum.encode_signed(signed)
-    signatures = []
-    for keyid in sorted(roles.root_keyids(roles.newest_root(ws))["targets"]):
-        signer = ring.signer(keyid)
-        if signer is None:
-            raise KeyringError(
-                f"the targets key {keyid[:8]} is not in {ring.folder}",
-                next="bring both targets keys together to write a kit",
-            )
-        signatures.append({"keyid": keyid, "sig": signer.sign(payload).signature})
-    return canonical.encode({"signed": signed, "signatures": signatures})
 
 
 def _check_bundle(ws: Any, bundle: Path, name: str, policy: Policy) -> None:

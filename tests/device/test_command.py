@@ -176,7 +176,7 @@ def test_a_kit_makes_a_device_if_the_words_are_right(lab, tmp_path):
     with closing(Registry.open(ws.registry)) as registry:
         new_device(ws, registry, "buoy-2", device_class="field", bundle="pump", clock=clock)
     kit = tmp_path / "buoy-2.kit"
-    words = write_kit(ws, ring, "buoy-2", kit, wheels=None, bundle=None, clock=clock)
+    words = write_kit(ws, ring, "buoy-2", kit, wheels=None, bundle=None, clock=clock).words
     root = tmp_path / "second"
     wrong = devicelab.run(root, "init", kit, "--fingerprint", "one two three")
     assert wrong.returncode == 40

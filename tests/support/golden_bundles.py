@@ -31,7 +31,7 @@ def write(folder: Path) -> None:
         base.rotate("targets")
         bundle = base.publish(model=b"golden model two " * 40, xz=True, extra={"note.txt": b"hi"})
         kit = work / "golden.kit"
-        words = write_kit(base.ws, base.ring, "golden", kit, clock=base.clock)
+        words = write_kit(base.ws, base.ring, "golden", kit, clock=base.clock).words
         token = ceremony.downgrade(base.ws, base.ring, NAME, 1, clock=base.clock).path
         device = base.device()
         digest = device.verify(bundle).digest

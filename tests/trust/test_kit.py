@@ -15,10 +15,11 @@ from device_runtime.format.words import words
 from device_runtime.generation import Trusted
 from device_runtime.trust.kit import read_kit
 from edgepack.errors import DeviceUnknownError, KeyringError
-from edgepack.fleet.kit import write_kit
+from edgepack.fleet.kit import sign_kit, write_kit
 from edgepack.keys import ceremony
 from edgepack.registry import PlanRow, Registry
 from edgepack.workspace import Workspace
+from support.attacks import split
 from support.trustsim import DISK, NAME, Base, document, pack, sign_document, unpack
 
 
@@ -36,7 +37,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def write(base: Base, out: Path, **kwargs: Path) -> str:
-    return write_kit(base.ws, base.ring, "sat-1", out, clock=base.clock, **kwargs)
+    return write_kit(base.ws, base.ring, "sat-1", out, clock=base.clock, **kwargs).words
 
 
 def test_a_kit_says_what_a_device_must_trust_and_accept(base: Base, out: Path) -> None:
@@ -175,9 +176,51 @@ def test_mistakes_at_the_base_are_named(base: Base, out: Path, tmp_path: Path) -
         write_kit(base.ws, base.ring, "nobody", out, clock=base.clock)
     with pytest.raises(UsageError):
         write(base, out, wheels=tmp_path)
-    for path in base.ws.keys.glob("targets-ml-dsa-*.key"):
-        path.unlink()
-    base.ring.keys = tuple(key for key in base.ring.keys if key.path.exists())
-    with pytest.raises(KeyringError):
-        write(base, out)
     assert not out.exists()
+
+
+def test_a_half_signed_kit_travels_to_the_other_custodian(
+    base: Base, out: Path, tmp_path: Path
+) -> None:
+    bundle = base.publish()
+    other = split(base, tmp_path)
+    half = write_kit(base.ws, base.ring, "sat-1", out, bundle=bundle, clock=base.clock)
+    assert (half.path.name, half.words, len(half.missing)) == ("sat-1.kit.half", "", 1)
+    assert not out.exists()
+    with pytest.raises(VerificationError):
+        read_kit(DISK, half.path)
+    done = sign_kit(other.ws, other.ring, half.path)
+    assert (done.path, done.missing) == (out, ())
+    assert not half.path.exists()
+    kit = read_kit(DISK, out)
+    assert done.words == kit.words == sign_kit(base.ws, base.ring, out).words
+    with Registry.open(base.ws.registry) as registry:
+        plan = registry.plan("sat-1")
+    assert plan is not None
+    assert plan.kit_id == kit.kit_id
+
+
+def test_a_custodian_refuses_a_half_signed_kit_that_was_changed(
+    base: Base, out: Path, tmp_path: Path
+) -> None:
+    other = split(base, tmp_path)
+    half = write_kit(base.ws, base.ring, "sat-1", out, clock=base.clock).path
+    good = unpack(half.read_bytes())
+    for bad in (
+        {**good, "payload/policy.json": good["payload/policy.json"].replace(b"false", b"true ", 1)},
+        {**good, "payload/more.whl": b"x"},
+    ):
+        half.write_bytes(pack(bad))
+        with pytest.raises(EdgepackError):
+            sign_kit(other.ws, other.ring, half)
+    half.write_bytes(pack(good))
+    base.clock.advance(3600)
+    ceremony.sign_half(
+        base.ws,
+        base.ring,
+        other.rotate("timestamp").path,
+        clock=base.clock,
+        force_time=False,
+    )
+    with pytest.raises(KeyringError, match="other roots"):
+        sign_kit(base.ws, base.ring, half)
