@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepack.convert import impute
+from edgepack.convert import impute, models, steps
 from edgepack.convert.forest import Tree, attributes, histogram_tree, sklearn_tree
 from edgepack.convert.graph import Graph
 from edgepack.errors import ConversionError
@@ -32,8 +32,8 @@ class Converters:
     parse: dict[type, Callable[..., Any]] = field(default_factory=dict)
 
 
-def converters() -> Converters:
-    """Return the converters of our own."""
+def converters(numbers: str = "float64") -> Converters:
+    """Return the converters of our own, for numeric inputs of this element type."""
     from sklearn import ensemble, tree
     from sklearn.base import ClassifierMixin
 
@@ -55,11 +55,42 @@ def converters() -> Converters:
         if issubclass(kind, ClassifierMixin):
             table.parse[kind] = _parse_classifier
     from sklearn.impute import SimpleImputer
+    from sklearn.preprocessing import OrdinalEncoder
 
     table.convert[SimpleImputer] = impute.convert
     table.shape[SimpleImputer] = impute.shapes
+    for step, (convert, shape) in steps.table().items():
+        table.convert[step], table.shape[step] = convert, shape
+    for model, (convert, shape, parse) in models.table().items():
+        table.convert[model], table.shape[model] = convert, shape
+        table.parse[model] = parse
+    if numbers == "float64":
+        table.convert[OrdinalEncoder], table.shape[OrdinalEncoder] = _ordinal, _ordinal_shape
     _add_boosters(table)
     return table
+
+
+def _ordinal_shape(operator: Any) -> None:
+    """Set the type of the codes: double beside doubles, or what stands beside becomes float32."""
+    from skl2onnx.common.data_types import DoubleTensorType
+    from skl2onnx.shape_calculators.ordinal_encoder import (
+        calculate_sklearn_ordinal_encoder_output_shapes as theirs,
+    )
+
+    theirs(operator)
+    if operator.raw_operator.dtype == np.float64:
+        operator.outputs[0].type = DoubleTensorType(operator.outputs[0].type.shape)
+
+
+def _ordinal(scope: Any, operator: Any, container: Any) -> None:
+    """skl2onnx's nodes, of which the last one casts the codes."""
+    from onnx import TensorProto
+    from skl2onnx.operator_converters.ordinal_encoder import convert_sklearn_ordinal_encoder
+
+    convert_sklearn_ordinal_encoder(scope, operator, container)
+    if "Double" in type(operator.outputs[0].type).__name__:
+        (to,) = container.nodes[-1].attribute
+        to.i = TensorProto.DOUBLE
 
 
 def _add_boosters(table: Converters) -> None:

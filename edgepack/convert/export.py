@@ -149,7 +149,7 @@ def export(fitted: Fitted, frame: pd.DataFrame, *, numbers: str, onnxruntime: st
     columns = columns_of(recipe, frame, fitted.inputs)
     fed = [column for column in columns if column.role == "input"]
     tensors = input_tensors(estimator, fed, numbers)
-    proto = tensors_to_proto(estimator, tensors, fed, onnxruntime)
+    proto = tensors_to_proto(estimator, tensors, fed, onnxruntime, numbers)
     if len(fed) == 1 and len(fed[0].shape) > 1:
         unflatten(proto, fed[0].shape)
     if recipe.task == "labels" and len(proto.graph.output) > 1:
@@ -197,7 +197,11 @@ def _by_name(estimator: Any) -> bool:
 
 
 def tensors_to_proto(
-    estimator: Any, tensors: Sequence[ModelInput], fed: Sequence[Column], onnxruntime: str
+    estimator: Any,
+    tensors: Sequence[ModelInput],
+    fed: Sequence[Column],
+    onnxruntime: str,
+    numbers: str,
 ) -> Any:
     """Convert an estimator over the given tensors; return the converter's `ModelProto`.
 
@@ -223,7 +227,7 @@ def tensors_to_proto(
             shape = [None, by_name[tensor.columns[0]].count]
         initial.append((tensor.tensor, kinds[tensor.dtype](shape)))
     opset, ml, _ = opsets_for(onnxruntime)
-    own = converters()
+    own = converters(numbers)
     last = estimator.steps[-1][1] if getattr(estimator, "steps", None) else estimator
     options: dict[int, dict[str, bool]] | None = None
     if type(last).__name__ in LABELLED:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from edgepack.convert.graph import FUNCTIONS, has_form
 from edgepack.errors import ConversionError
 
 Test = Callable[[Any], bool]
@@ -35,6 +36,9 @@ def _always(_estimator: Any) -> bool:
 
 
 _NEIGHBOURS = "carries its training rows and answers from them"
+_TRANSDUCED = Refusal(
+    _always, _NEIGHBOURS, "fit a KNeighborsClassifier on its transduction_ and bring that"
+)
 _THRESHOLD = Refusal(
     _always,
     "the tuned threshold is lost in conversion",
@@ -45,14 +49,19 @@ _THRESHOLD = Refusal(
 REFUSED: dict[str, tuple[Refusal, ...]] = {
     "TunedThresholdClassifierCV": (_THRESHOLD,),
     "FixedThresholdClassifier": (_THRESHOLD,),
-    "SplineTransformer": (
-        Refusal(_always, "splines have no ONNX form", "use KBinsDiscretizer or more trees"),
+    "DummyClassifier": (
+        Refusal(
+            lambda one: one.strategy in ("uniform", "stratified"),
+            "it answers by chance",
+            'use strategy="prior" or "most_frequent"',
+        ),
     ),
     "FunctionTransformer": (
         Refusal(
-            lambda one: one.func is not None and not _is_identity(one.func),
+            lambda one: one.func is not None and not has_form(one.func),
             "a Python function cannot become ONNX",
-            "do it in rows() and name the result as an input, or use a scikit-learn transformer",
+            "do it in rows() and name the result as an input, or use a function of numpy: "
+            + ", ".join(FUNCTIONS),
         ),
     ),
     "TargetEncoder": (
@@ -67,11 +76,31 @@ REFUSED: dict[str, tuple[Refusal, ...]] = {
     ),
     "FeatureHasher": (Refusal(_always, "its hash function has no ONNX form", "use OneHotEncoder"),),
     "RadiusNeighborsClassifier": (
+        Refusal(_always, "rows without neighbours have no ONNX form", "use KNeighborsClassifier"),
+    ),
+    "RadiusNeighborsRegressor": (
+        Refusal(_always, "rows without neighbours have no ONNX form", "use KNeighborsRegressor"),
+    ),
+    "LabelPropagation": (_TRANSDUCED,),
+    "LabelSpreading": (_TRANSDUCED,),
+    "KNNImputer": (
+        Refusal(_always, _NEIGHBOURS, "use SimpleImputer, or a model that takes missing values"),
+    ),
+    "NearestCentroid": (
+        Refusal(_always, "it has no converter", "use LinearDiscriminantAnalysis or GaussianNB"),
+    ),
+    "OutputCodeClassifier": (
+        Refusal(_always, "it has no converter", "use OneVsRestClassifier of the same estimator"),
+    ),
+    "GaussianProcessClassifier": (
         Refusal(
-            lambda one: one.outlier_label_ is not None,
-            "rows without neighbours are answered differently",
-            "use KNeighborsClassifier",
+            lambda one: one.n_classes_ > 2,
+            "its converter knows two classes only",
+            "wrap it: OneVsRestClassifier, or use CalibratedClassifierCV(SVC())",
         ),
+    ),
+    "KernelRidge": (
+        Refusal(_always, "it has no converter", "use GaussianProcessRegressor or SVR"),
     ),
 }
 
@@ -112,23 +141,22 @@ TREES = (
 )
 
 
-def _is_identity(func: Any) -> bool:
-    return getattr(func, "__name__", "") in ("_identity", "identity")
-
-
 def unwrap(estimator: Any) -> Any:
     """Return what a fitted search or threshold-free wrapper really predicts with.
 
-    A fitted search means its `best_estimator_`, also as the last step of a pipeline.
+    A fitted search means its `best_estimator_`, also as the last step of a pipeline; so does a
+    self-trained classifier mean the one that it trained.
     """
     best = getattr(estimator, "best_estimator_", None)
+    if best is None and type(estimator).__name__ == "SelfTrainingClassifier":
+        best = getattr(estimator, "estimator_", None)
     if best is not None:
         return unwrap(best)
     steps = getattr(estimator, "steps", None)
-    if steps and getattr(steps[-1][1], "best_estimator_", None) is not None:
+    if steps and (inner := unwrap(steps[-1][1])) is not steps[-1][1]:
         from sklearn.pipeline import Pipeline
 
-        return Pipeline([*steps[:-1], (steps[-1][0], unwrap(steps[-1][1]))])
+        return Pipeline([*steps[:-1], (steps[-1][0], inner)])
     return estimator
 
 

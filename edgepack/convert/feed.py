@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ROWS = 8192
+CLASSED = ("binary", "classes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,16 +163,23 @@ def read_answers(schema: Schema, answers: Mapping[str, Any], n: int) -> Scored:
     scores = None
     if output.scores is not None:
         scores = np.asarray(answers[output.scores]).reshape(n, -1)
-    if schema.task in ("regression", "quantiles", "scores"):
+    if schema.task not in CLASSED:
         return Scored(np.full(n, -1, np.int16), scores)
-    if schema.task == "labels":
-        return Scored(np.full(n, -1, np.int16), scores)
+    label = _labels(schema, answers, scores, n)
+    if scores is not None:
+        label[np.isnan(scores).any(axis=1)] = -1
+    return Scored(label, scores)
+
+
+def _labels(
+    schema: Schema, answers: Mapping[str, Any], scores: Any, n: int
+) -> np.ndarray[Any, Any]:
+    output = schema.output
     by_label = output.label is not None and (schema.task != "binary" or schema.threshold == 0.5)
     if schema.task == "binary" and scores is not None and not by_label:
-        return Scored((scores[:, -1] >= schema.threshold).astype(np.int16), scores)
+        return np.asarray(scores[:, -1] >= schema.threshold).astype(np.int16)
     if output.label is not None:
         names = {name: index for index, name in enumerate(output.names)}
         raw = np.asarray(answers[output.label]).reshape(n)
-        return Scored(np.array([names.get(str(x), -1) for x in raw], np.int16), scores)
-    assert scores is not None
-    return Scored(scores.argmax(axis=1).astype(np.int16), scores)
+        return np.array([names.get(str(x), -1) for x in raw], np.int16)
+    return np.asarray(np.argmax(scores, axis=1), np.int16)

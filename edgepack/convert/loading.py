@@ -125,7 +125,7 @@ def check_fitted(estimator: Any, what: str) -> None:
 
 def _unpickle(path: Path) -> Any:
     # Asked for by --allow-pickle; joblib reads plain pickles as well.
-    import joblib  # type: ignore[import-untyped]  # noqa: TID251
+    import joblib  # noqa: TID251
 
     return joblib.load(path)
 

@@ -93,7 +93,7 @@ def step_of(estimator: Any, onnx: Onnx, held: pd.DataFrame, first: Difference) -
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
                 want = front.transform(rows)
-                proto = tensors_to_proto(front, tensors, fed, "1.20")
+                proto = tensors_to_proto(front, tensors, fed, "1.20", onnx.numbers)
                 session = official_session(proto.SerializeToString())
                 got = session.run(None, feeds(schema, rows))[0]
         except Exception:  # noqa: BLE001, S112 — a step that cannot be looked at alone is passed over

@@ -123,6 +123,27 @@ def _classes_of(graph: Any, name: str) -> int | None:
     return None
 
 
+def retype(proto: Any) -> None:
+    """Declare each output with the element type that its node gives. Changes `proto`.
+
+    skl2onnx guesses it from the first input of the pipeline, which may be text.
+    """
+    import onnx
+
+    blank = onnx.ModelProto()
+    blank.CopyFrom(proto)
+    for output in blank.graph.output:
+        output.ClearField("type")
+    try:
+        found = onnx.shape_inference.infer_shapes(blank)
+    except (ValueError, RuntimeError):
+        return  # the checker or onnxruntime will say more about such a graph
+    kinds = {item.name: item.type.tensor_type.elem_type for item in found.graph.output}
+    for output in proto.graph.output:
+        if output.type.HasField("tensor_type") and kinds.get(output.name):
+            output.type.tensor_type.elem_type = kinds[output.name]
+
+
 def unflatten(proto: Any, shape: Sequence[int]) -> None:
     """Let the one input [n, values] be fed as [n, *shape]: a Reshape in front. Changes `proto`."""
     from onnx import TensorProto, helper

@@ -6,6 +6,7 @@ session. A label may differ only where the scores say that it was a tie; ties ar
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ class Group:
         refused: Rows that the trained model itself refused; nothing to compare.
         different: Rows that differ beyond the tolerance.
         ties: Labels that differ where the scores are equal within the tolerance.
-        worst: Largest absolute difference of a score.
+        worst: Largest difference of a score: absolute, relative where the score is above 1.
     """
 
     rows: int = 0
@@ -136,7 +137,7 @@ class Report:
 
     @property
     def worst(self) -> float:
-        """Largest absolute difference of a score on real rows."""
+        """Largest difference of a score on real rows."""
         return self.groups["held-out"].worst if "held-out" in self.groups else 0.0
 
     def as_json(self) -> dict[str, Any]:
@@ -166,7 +167,11 @@ def original(estimator: Any, schema: Schema, inputs: Sequence[str]) -> ORIGINAL:
     by_scores = says_argmax(estimator)
 
     def ask(frame: pd.DataFrame) -> Scored:
-        rows = estimator_rows(frame, inputs)
+        with warnings.catch_warnings():  # of names that an inner estimator was not told
+            warnings.simplefilter("ignore")
+            return answer(estimator_rows(frame, inputs))
+
+    def answer(rows: Any) -> Scored:
         none = np.full(len(rows), -1, np.int16)
         scores = None
         if schema.output.scores is not None:
@@ -350,8 +355,8 @@ def judge(
                 f"the ONNX model gives {b.shape[1]} scores a row, the trained one {a.shape[1]}"
             )
         close = np.isclose(b, a, rtol=report.rtol, atol=report.atol, equal_nan=True)
-        with np.errstate(invalid="ignore"):
-            gap = np.abs(a - b)
+        with np.errstate(invalid="ignore", over="ignore"):
+            gap = np.abs(a - b) / np.maximum(1.0, np.abs(a))
         gap = gap[np.isfinite(gap)]
         group.worst = max(group.worst, float(gap.max()) if gap.size else 0.0)
         bad |= ~close.all(axis=1)

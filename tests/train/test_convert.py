@@ -158,7 +158,7 @@ def test_a_threshold_in_the_recipe_decides_the_label():
     [
         (FixedThresholdClassifier(LogisticRegression()), "threshold is lost", "threshold = "),
         (
-            make_pipeline(FunctionTransformer(np.log1p), LogisticRegression()),
+            make_pipeline(FunctionTransformer(np.cbrt), LogisticRegression()),
             "a Python function",
             "rows()",
         ),
@@ -188,7 +188,7 @@ def test_the_gate_names_rows_step_and_way_around(monkeypatch):
 
     found = exact.converters()
     found.convert[StandardScaler] = wrong
-    monkeypatch.setattr(exact, "converters", lambda: found)
+    monkeypatch.setattr(exact, "converters", lambda _numbers: found)
     model = make_pipeline(StandardScaler(), LogisticRegression())
     with pytest.raises(ParityError) as caught:
         proven(model)
