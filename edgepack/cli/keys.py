@@ -201,7 +201,7 @@ def sign(
 
     ws = _open(workspace)
     with ws.lock():
-        if kit.is_kit(ws.disk, file):
+        if file.is_file() and kit.is_kit(ws.disk, file):
             show_kit(Screen(json), kit.sign_kit(ws, _ring(ws), file))
             return
         outcome = ceremony.sign_half(

@@ -26,10 +26,10 @@ from device_runtime.trust.token import KIND, Token, read_token, token_of, token_
 from edgepack.errors import ClockError, KeyringError
 from edgepack.keys import roles, sign
 from edgepack.keys.keyfile import KeyFile, Passphrase, reseal
+from edgepack.keys.lints import DAY, days
 from edgepack.keys.ring import FAMILIES, PublicRing, Ring
 from edgepack.registry import Registry
 
-DAY = 86400
 _CARRY = "edgepack sync STICK carries it to the devices"
 ALIASES = {"timestamp": "release", "snapshot": "release"}
 _SCHEMES = {"ed25519": ("ed25519", "ed25519"), "ml-dsa": ("ml-dsa", "ml-dsa-65/1")}
@@ -271,8 +271,9 @@ def sign_half(ws: Any, ring: Ring, file: Path, *, clock: Clock, force_time: bool
     Raises:
         FormatError: It is none of them.
     """
-    head = ws.disk.read(file, 1)
-    if head != b"{":
+    if ws.disk.kind(file) != "file":
+        raise UsageError(f"there is no file {file}", next="give a .half file")
+    if ws.disk.read(file, 1) != b"{":
         signed = sign.sign_file(ws, ring, file, clock=clock, force_time=force_time)
         what = f"{signed.name} {signed.version}, digest {signed.digest[:16]}"
         return Outcome(signed.path, signed.complete, signed.missing, what, _CARRY)
@@ -311,7 +312,7 @@ def _make_root(
         issued = quorum.root_facts(previous).issued
         if now < issued:
             raise ClockError(
-                f"this machine's clock is {sign.days(now - issued)} the newest root",
+                f"this machine's clock is {days(now - issued)} the newest root",
                 next="set the clock; if the root's is wrong: edgepack keys recover --floor",
             )
     return _finish_root(ws, ring, roles.new_root(previous, change, now))

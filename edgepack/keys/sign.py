@@ -10,7 +10,6 @@ The version is drawn here and stands only in the TUF metadata: the payload does 
 from __future__ import annotations
 
 import hashlib
-import lzma
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 from tuf.api._payload import MetaFile, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.metadata import Metadata
 
-from device_runtime import policy as policies
 from device_runtime.clock import Clock
 from device_runtime.disk import Disk, write_all
 from device_runtime.errors import EdgepackError, FormatError, UsageError
@@ -32,13 +30,12 @@ from device_runtime.trust.custom import read_targets
 from device_runtime.trust.source import Source, open_source
 from edgepack.errors import ClockError, KeyringError
 from edgepack.keys import oms, roles
+from edgepack.keys.lints import DAY, days, lint_policy, lint_time
 from edgepack.keys.ring import Ring
 from edgepack.registry import BundleRow, Registry
 
 UNSIGNED = "metadata/unsigned.json"
 TARGETS = "metadata/targets.json"
-DAY = 86400
-LEAP_DAYS = 400
 _LIMITS = Policy("base")
 _PIECE = 1 << 20
 
@@ -112,6 +109,8 @@ def sign_file(ws: Any, ring: Ring, file: Path, *, clock: Clock, force_time: bool
     disk: Disk = ws.disk
     root = roles.newest_root(ws)
     with open_source(disk, file, _LIMITS) as source, Registry.open(ws.registry) as registry:
+        if "metadata/timestamp.json" in source.index.entries:
+            return _adopt(ws, registry, source, file, clock)
         if UNSIGNED in source.index.entries:
             targets, extra = _fresh(ws, ring, registry, source, roles.seconds(clock), force_time)
         elif TARGETS in source.index.entries:
@@ -134,10 +133,34 @@ def sign_file(ws: Any, ring: Ring, file: Path, *, clock: Clock, force_time: bool
         path = ws.out / f"{said.name}-{said.version}.{suffix}"
         size = _write(disk, path, source, metadata, roles.roots(ws), extra)
         if complete:
-            bundle = _check(ws, path, said.device_class)
+            try:
+                bundle = _verified(ws, path, said.device_class)
+            except EdgepackError:
+                disk.unlink(path)
+                raise
             disk.unlink(path.with_suffix(".half"))
             registry.add_bundle(_row(ws, bundle, path, targets, clock))
     return Signed(path, said.name, said.version, document.digest, size, complete, missing)
+
+
+def _adopt(ws: Any, registry: Registry, source: Source, file: Path, clock: Clock) -> Signed:
+    """Take over a bundle that another custodian completed: verified, into `out/` and the registry.
+
+    Raises:
+        UsageError: It is known here.
+    """
+    data = source.small(TARGETS, quorum.MAX_DOCUMENT)
+    said = read_targets(quorum.read_document(data, "targets.json", "targets").signed)
+    if any(row.version == said.version for row in registry.bundles(said.name)):
+        raise UsageError(f"{said.name} {said.version} is signed already")
+    bundle = _verified(ws, file, said.device_class)
+    path = ws.out / f"{said.name}-{said.version}.edgepack"
+    names = source.index.names("metadata")
+    metadata = {name: source.small(f"metadata/{name}", quorum.MAX_DOCUMENT) for name in names}
+    _write(ws.disk, path, source, metadata, {}, {})
+    registry.add_bundle(_row(ws, bundle, path, Metadata[Targets].from_bytes(data), clock))
+    ws.disk.unlink(path.with_suffix(".half"))
+    return Signed(path, said.name, said.version, bundle.digest, bundle.index.size, True, ())
 
 
 def _fresh(
@@ -156,8 +179,8 @@ def _fresh(
         default=0,
     )
     expires = now + said.expiry_days * DAY
-    _lint(now, expires, facts, last, force_time)
-    _lint_policy(ring, source)
+    lint_time(now, expires, facts, last, force_time)
+    lint_policy(ring, source)
     files = {name: _digest(source, name) for name in source.index.names("payload")}
     if oms.FILE in files:
         raise FormatError(f"the unsigned bundle brings its own {oms.FILE}")
@@ -197,8 +220,6 @@ def _half(
     data = source.small(TARGETS, quorum.MAX_DOCUMENT)
     document = quorum.read_document(data, "targets.json", "targets")
     said = read_targets(document.signed)
-    if "metadata/timestamp.json" in source.index.entries:
-        raise UsageError(f"{said.name} {said.version} is signed already")
     ours = {version: quorum.root_sha256(root) for version, root in roles.roots(ws).items()}
     if said.roots != ours:
         raise KeyringError(
@@ -213,48 +234,6 @@ def _half(
             f"the half-signed bundle was issued {days(now - said.issued)} by this machine's clock"
         )
     return Metadata[Targets].from_bytes(data), {}
-
-
-def _lint(now: int, expires: int, facts: quorum.RootFacts, last: int, force_time: bool) -> None:
-    """Refuse what a device could not install, or what would move its time floor wrongly."""
-    latest = max(last, facts.issued)
-    if now < latest and not force_time:
-        raise ClockError(
-            f"this machine's clock is {days(now - latest)} what was signed last",
-            why="a device would take the bundle for an old one",
-        )
-    if now - latest > LEAP_DAYS * DAY and not force_time:
-        raise ClockError(
-            f"this machine's clock is {days(now - latest)} what was signed last",
-            why="every device would take that time for the present, for ever",
-        )
-    if expires > facts.expires:
-        raise KeyringError(
-            f"the root expires before the bundle would: {days(facts.expires - expires)} it",
-            why="devices would refuse a valid bundle because of its root",
-            next="make a new root with: edgepack keys rotate root",
-        )
-
-
-def _lint_policy(ring: Ring, source: Source) -> None:
-    """Refuse a policy that still names keys which were rotated since it was built."""
-    for name in source.index.names("payload"):
-        if name.removesuffix(".xz") != "policy.json":
-            continue
-        data = source.small(f"payload/{name}", 1 << 20)
-        data = lzma.decompress(data) if name.endswith(".xz") else data
-        policy = policies.from_json(canonical.decode(data, name))
-        if (policy.recipients, policy.ack_keys) != roles.named_in_policy(ring.public()):
-            raise KeyringError(
-                "keys were rotated after this bundle was built: its policy names the old ones",
-                next="edgepack build, then sign what it makes",
-            )
-
-
-def days(difference: int) -> str:
-    """Return a difference in seconds as a person says it."""
-    amount = abs(difference) / DAY
-    return f"{amount:,.1f} days {'after' if difference >= 0 else 'before'}"
 
 
 def _release(targets: Metadata[Targets], data: bytes, signer: Any) -> dict[str, bytes]:
@@ -343,15 +322,11 @@ def _pieces(source: Source, name: str) -> Iterator[bytes]:
     yield from source.chunks(f"payload/{name}")
 
 
-def _check(ws: Any, path: Path, device_class: str) -> VerifiedBundle:
-    """Verify what was just written, as a device with the first root would; else it goes."""
+def _verified(ws: Any, path: Path, device_class: str) -> VerifiedBundle:
+    """Verify a bundle as a device with the first root would."""
     policy = Policy(device_class)
-    try:
-        bundle = verify(ws.disk, path, roles.trusted(ws), policy, name=None, wall_s=None)
-        verify_payload(ws.disk, bundle)
-    except EdgepackError:
-        ws.disk.unlink(path)
-        raise
+    bundle = verify(ws.disk, path, roles.trusted(ws), policy, name=None, wall_s=None)
+    verify_payload(ws.disk, bundle)
     return bundle
 
 

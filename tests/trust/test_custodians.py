@@ -12,6 +12,7 @@ from device_runtime.policy import Policy
 from device_runtime.trust.token import read_token
 from edgepack.errors import ClockError
 from edgepack.keys import ceremony, roles, sign
+from edgepack.registry import Registry
 from support.attacks import split
 from support.trustsim import DAY, NAME, Base, pack, unpack
 
@@ -172,3 +173,28 @@ def test_a_custodian_reads_what_he_signs(base: Base, tmp_path: Path) -> None:
     other.clock.advance(DAY)
     half = ceremony.recover(other.ws, other.ring, clock=other.clock, floor=True)
     assert "sets the time floor to 2026-01-0" in half.what
+
+
+def test_a_bundle_that_the_other_custodian_completed_is_taken_over(
+    base: Base, tmp_path: Path
+) -> None:
+    other = split(base, tmp_path)
+    release = next(base.ws.keys.glob("release-*.key"))
+    shutil.move(release, other.ws.keys / release.name)
+    base.__dict__.pop("ring", None)
+    half = base.publish()
+    done = finish(other, half)
+    assert done.complete
+    bad = bytearray(done.path.read_bytes())
+    bad[bad.find(b"model")] ^= 1
+    (tmp_path / "bad.edgepack").write_bytes(bad)
+    with pytest.raises((FormatError, VerificationError)):
+        finish(base, tmp_path / "bad.edgepack")
+    assert not (base.ws.out / "pump-1.edgepack").exists()
+    assert finish(base, done.path).path == base.ws.out / "pump-1.edgepack"
+    assert (base.ws.out / "pump-1.edgepack").read_bytes() == done.path.read_bytes()
+    assert not half.exists()
+    with Registry.open(base.ws.registry) as registry:
+        assert [row.version for row in registry.bundles(NAME)] == [1]
+    with pytest.raises(UsageError, match="signed already"):
+        finish(base, done.path)

@@ -1,0 +1,58 @@
+"""What `sign` refuses to sign: times and policies that would harm devices."""
+
+from __future__ import annotations
+
+import lzma
+
+from device_runtime import policy as policies
+from device_runtime.format import canonical
+from device_runtime.trust import quorum
+from device_runtime.trust.source import Source
+from edgepack.errors import ClockError, KeyringError
+from edgepack.keys import roles
+from edgepack.keys.ring import Ring
+
+DAY = 86400
+LEAP_DAYS = 400
+
+
+def lint_time(now: int, expires: int, facts: quorum.RootFacts, last: int, force_time: bool) -> None:
+    """Refuse what a device could not install, or what would move its time floor wrongly."""
+    latest = max(last, facts.issued)
+    if now < latest and not force_time:
+        raise ClockError(
+            f"this machine's clock is {days(now - latest)} what was signed last",
+            why="a device would take the bundle for an old one",
+        )
+    if now - latest > LEAP_DAYS * DAY and not force_time:
+        raise ClockError(
+            f"this machine's clock is {days(now - latest)} what was signed last",
+            why="every device would take that time for the present, for ever",
+        )
+    if expires > facts.expires:
+        raise KeyringError(
+            f"the root expires before the bundle would: {days(facts.expires - expires)} it",
+            why="devices would refuse a valid bundle because of its root",
+            next="make a new root with: edgepack keys rotate root",
+        )
+
+
+def lint_policy(ring: Ring, source: Source) -> None:
+    """Refuse a policy that still names keys which were rotated since it was built."""
+    for name in source.index.names("payload"):
+        if name.removesuffix(".xz") != "policy.json":
+            continue
+        data = source.small(f"payload/{name}", 1 << 20)
+        data = lzma.decompress(data) if name.endswith(".xz") else data
+        policy = policies.from_json(canonical.decode(data, name))
+        if (policy.recipients, policy.ack_keys) != roles.named_in_policy(ring.public()):
+            raise KeyringError(
+                "keys were rotated after this bundle was built: its policy names the old ones",
+                next="edgepack build, then sign what it makes",
+            )
+
+
+def days(difference: int) -> str:
+    """Return a difference in seconds as a person says it."""
+    amount = abs(difference) / DAY
+    return f"{amount:,.1f} days {'after' if difference >= 0 else 'before'}"
