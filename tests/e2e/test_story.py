@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import subprocess
@@ -10,24 +11,31 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(300)
 BIN = Path(sys.executable).parent
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo") / "d"
-    done = subprocess.run(
-        [BIN / "edgepack", "demo", "--dir", folder],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder, json.loads((folder / "demo.json").read_text()), done.stdout
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory, worker_id):
+    """Play the demo once, whichever workers ask for it."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root if worker_id == "master" else root.parent) / "demo"
+    told = folder.with_suffix(".told")
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not told.exists():
+            done = subprocess.run(
+                [BIN / "edgepack", "demo", "--dir", folder],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=280,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            told.write_text(done.stdout)
+    return folder, json.loads((folder / "demo.json").read_text()), told.read_text()
 
 
-@pytest.mark.timeout(300)
 def test_the_second_bundle_beats_the_first_on_the_same_flights(demo):
     _, result, _ = demo
     assert 0.68 < result["auc"]["bundle_1"] < 0.72
