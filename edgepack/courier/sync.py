@@ -238,10 +238,6 @@ def _write(
         result.removed += clean_stick(stick, done)
         done = []
         result.acks = write_acks(stick, registry, identity, offered)
-    for item in result.tally.devices:
-        device = registry.find_device(item)
-        if device is not None and device.state == "accepted":
-            stick.remove(f"enrol/{device.device}.json")
     result.bundles += put_bundles(ws, registry, stick, result.lines)
     put_tokens(ws, stick, result.lines)
     result.removed += clean_stick(stick, done)

@@ -43,6 +43,7 @@ class _Handle:
     def __init__(self, disk: SimDisk, path: Path, file: File) -> None:
         self._disk, self._path, self._file = disk, path, file
         self._life = disk.life
+        self._end = 0  # of what was written; after it stand zeros, if room was made in advance
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         raw = bytes(data)
@@ -50,12 +51,25 @@ class _Handle:
         try:
             self._step("write")
         except PowerCut:
-            self._file.data += raw[: self._disk.rng.randint(0, len(raw))]
+            self._put(raw[: self._disk.rng.randint(0, len(raw))])
             raise
+        room += len(self._file.data) - self._end
         if room <= 0 and raw:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
-        self._file.data += raw[:room]
+        self._put(raw[:room])
         return min(len(raw), room)
+
+    def _put(self, raw: bytes) -> None:
+        file, end = self._file, self._end + len(raw)
+        file.data[self._end : end] = raw
+        file.clean = min(file.clean, self._end)
+        self._end = end
+
+    def prepare(self, start: int, stop: int) -> None:
+        if not start == self._end <= len(self._file.data) <= stop:
+            return
+        if stop - len(self._file.data) <= self._disk.room():
+            self._file.data += bytes(stop - len(self._file.data))
 
     def sync(self) -> None:
         try:
@@ -71,6 +85,7 @@ class _Handle:
         self._step("truncate")
         del self._file.data[size:]
         self._file.clean = min(self._file.clean, size)
+        self._end = size
 
     def close(self) -> None:
         pass

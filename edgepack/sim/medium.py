@@ -53,7 +53,8 @@ class File:
         if choice < 0.2:
             tail = self.medium[self.clean :]
         elif choice < 0.8:
-            tail = dirty[: rng.randint(0, len(dirty))]
+            kept = rng.randint(0, len(dirty))
+            tail = dirty[:kept] + self.medium[self.clean + kept :]
         else:  # sectors in any order: the length arrived, some of the content did not
             tail = b"".join(
                 part if rng.random() < 0.5 else bytes(len(part))

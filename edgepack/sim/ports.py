@@ -22,15 +22,15 @@ class _Ports:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(path: Any, *args: Any, **more: Any) -> Any:
+            stick = self.stick
             where = args[0] if name == "symlink" else path
-            return getattr(self._pick(str(where)), name)(path, *args, **more)
+            if stick is not None and f"{where}/".startswith(_BELOW):
+                return getattr(stick, name)(path, *args, **more)
+            return mine(path, *args, **more)
 
+        mine = getattr(self.own, name)
+        self.__dict__[name] = call  # asked once
         return call
-
-    def _pick(self, path: str) -> Disk:
-        if self.stick is not None and f"{path}/".startswith(_BELOW):
-            return self.stick
-        return self.own
 
 
 def machine(own: Disk) -> Disk:

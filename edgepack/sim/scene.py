@@ -55,6 +55,7 @@ class Scene:
     ) -> None:
         self.rng = random.Random(seed)  # noqa: S311
         self.folder = folder
+        self.devices = devices
         self.clock = FixedClock()
         self.ring = copy.deepcopy(ring) if ring is not None else SimRing()
         self.disk = FusedDisk()

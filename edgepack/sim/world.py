@@ -171,9 +171,15 @@ class World(Scene):
             if waiting:
                 accept(registry, waiting[step.a % len(waiting)].device, self.clock)
 
+    def _accept_all(self) -> None:
+        with Registry.open(self.ws.registry) as registry:
+            for row in registry.devices("pending"):
+                accept(registry, row.device, self.clock)
+        self._base = None
+
     def _clone(self, step: Step) -> None:
         one = self._device(step)
-        if one is None or len(self.machines) > 4:
+        if one is None or len(self.machines) > self.devices + 2:
             return
         other = f"{self._number():016x}" if step.b % 2 else one.disk_id
         twin = self._copy_machine(one, other, power=False)
@@ -290,19 +296,19 @@ class World(Scene):
         Raises:
             BrokenError: Something is stuck, undeclared, or went unnoticed.
         """
-        if not self.sticks:
-            self.add_stick()
+        if not self.sticks or self.sticks[0].disk.capacity < len(self.machines) << 15:
+            self.add_stick()  # one that is too small for all of them is replaced by a person
+            self.sticks.insert(0, self.sticks.pop())
         self.ring.recover()
         for one in self.machines:
             one.disk.capacity = 1 << 40
         least = 2 if len(self.machines) < MANY else 1
         for turn in range(ROUNDS):
+            self._accept_all()
             for number in range(len(self.machines)):
-                self.do(Step("accept", number))
                 self.do(Step("dsync", number, 0))
             self.do(Step("bsync", 0, 0))
-            for number in range(len(self.machines)):
-                self.do(Step("accept", number))
+            self._accept_all()
             self.do(Step("backup"))
             self.check("a last visit")
             if turn >= least and not self.stuck():
