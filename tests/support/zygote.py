@@ -1,4 +1,4 @@
-"""Processes that are really killed, forked from one that is warm: a fresh interpreter costs more."""
+"""Processes that are really killed, forked from a warm one: a fresh interpreter costs more."""
 
 from __future__ import annotations
 
