@@ -113,18 +113,19 @@ def bulk(schema: Schema, n: int, scores: Any, label: Any) -> Answers:
 def _lookup(schema: Schema, label: Any) -> Any:
     import numpy as np
 
-    from device_runtime.model.fields import Fields, codes
-
     index = label_index(schema)
     if schema.output.label_dtype != "string":
         values = np.asarray(label).reshape(-1)
         if all(value == place for value, place in index.items()):  # classes 0, 1, 2, …
-            known = (values >= 0) & (values < len(index))
-            return np.where(known, values, -1).astype("int16")
+            found = values.astype("int16")
+            found[values.view("uint64") >= len(index)] = -1
+            return found
         found = np.full(len(values), -1, "int16")
         for value, place in index.items():
             found[values == value] = place
         return found
+    from device_runtime.model.fields import Fields, codes
+
     if isinstance(label, Strings):
         starts = np.frombuffer(label.starts, "int64")
         fields = Fields(np.frombuffer(label.text, "uint8"), starts[:-1], starts[1:])

@@ -114,6 +114,7 @@ class Model:
             self._load(model, threads)
             self.inputs = self._ports("Input")
             self.outputs = self._ports("Output")
+            self._dtypes = {port.name: port.dtype for port in self.outputs}
         except BaseException:
             self.close()
             raise
@@ -154,12 +155,16 @@ class Model:
         return tuple(ports)
 
     def _describe(self, tensor: Any) -> tuple[str, tuple[int, ...]]:
-        lib, element, rank = self._lib, ctypes.c_int(), ctypes.c_size_t()
-        lib.call("GetTensorElementType", tensor, ctypes.byref(element))
-        lib.call("GetDimensionsCount", tensor, ctypes.byref(rank))
+        element = ctypes.c_int()
+        self._lib.call("GetTensorElementType", tensor, ctypes.byref(element))
+        return ELEMENT.get(element.value, ""), self._shape(tensor)
+
+    def _shape(self, tensor: Any) -> tuple[int, ...]:
+        rank = ctypes.c_size_t()
+        self._lib.call("GetDimensionsCount", tensor, ctypes.byref(rank))
         sizes = (ctypes.c_int64 * rank.value)()
-        lib.call("GetDimensions", tensor, sizes, rank.value)
-        return ELEMENT.get(element.value, ""), tuple(sizes)
+        self._lib.call("GetDimensions", tensor, sizes, rank.value)
+        return tuple(sizes)
 
     def run(self, feeds: dict[str, Feed], outputs: Sequence[str]) -> list[Any]:
         """Run the model once.
@@ -190,7 +195,7 @@ class Model:
                 len(outputs),
                 wanted,
             )
-            return [self._read(value) for value in wanted]
+            return [self._read(name, value) for name, value in zip(outputs, wanted, strict=True)]
         finally:
             for value in (*values, *wanted):
                 if value:
@@ -224,14 +229,13 @@ class Model:
             error=RunError,
         )
 
-    def _read(self, value: Any) -> tuple[tuple[int, ...], Any]:
-        lib, is_tensor = self._lib, ctypes.c_int()
-        lib.call("IsTensor", value, ctypes.byref(is_tensor))
-        if not is_tensor.value:
+    def _read(self, name: str, value: Any) -> tuple[tuple[int, ...], Any]:
+        lib, dtype = self._lib, self._dtypes[name]
+        if not dtype:
             raise RunError("an output of the model is not a tensor")
         info = lib.make("GetTensorTypeAndShape", value, error=RunError)
         try:
-            dtype, shape = self._describe(info)
+            shape = self._shape(info)
         finally:
             lib.release("TensorTypeAndShapeInfo", info)
         count = 1

@@ -60,7 +60,6 @@ _CALLS: dict[str, tuple[int, tuple[Any, ...]]] = {
             _OUT,
         ),
     ),
-    "IsTensor": (50, (_POINTER, _INT_OUT)),
     "GetTensorMutableData": (51, (_POINTER, _OUT)),
     "FillStringTensor": (52, (_POINTER, _POINTER, ctypes.c_size_t)),
     "GetStringTensorDataLength": (53, (_POINTER, _SIZE_OUT)),
