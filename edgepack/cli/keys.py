@@ -142,17 +142,16 @@ def recover(
 
 @guard
 def forget(
-    key: str = typer.Argument(help="Id of a retired journal key."),
+    key: str = typer.Argument(help="Id of a key that is not in use any more."),
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Destroy a retired journal key; refused while a device has journals for it."""
+    """Destroy a key that is not in use; a journal key only when no device needs it any more."""
     from edgepack.keys import ceremony
 
     ws = _open(workspace)
     with ws.lock():
-        outcome = ceremony.forget(ws, _ring(ws), key)
-        _show(Screen(json), outcome, "delete it from copies of keys/ and from backups too")
+        _show(Screen(json), ceremony.forget(ws, _ring(ws), key))
 
 
 @guard

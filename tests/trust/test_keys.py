@@ -113,6 +113,21 @@ def test_every_role_can_be_rotated_and_the_next_bundle_installs(base: Base) -> N
         base.rotate("nonsense")
 
 
+def test_keys_that_are_out_of_use_can_be_destroyed_and_no_others(base: Base) -> None:
+    for role in ("root", "targets", "timestamp", "base", "oms"):
+        before = {key.id for key in base.ring.of_role(ceremony.ALIASES.get(role, role))}
+        for keyid in before:
+            with pytest.raises(UsageError, match="out of use"):
+                ceremony.forget(base.ws, base.ring, keyid)
+        base.rotate(role)
+        for keyid in before:
+            assert ceremony.forget(base.ws, base.ring, keyid[:12]).complete
+    assert len(base.ring.keys) == 9
+    with pytest.raises(UsageError, match="out of use"):
+        ceremony.forget(base.ws, base.ring, base.ring.public().recovery.id)
+    base.device().install(base.publish())
+
+
 def test_a_new_identity_of_the_base_travels_in_the_policy(base: Base) -> None:
     old, current = base.ring.identity(), roles.class_policy(base.ws, "field")
     base.rotate("base")
