@@ -54,13 +54,18 @@ def min_runtime() -> str:
 
 
 def squeeze(data: bytes) -> bytes:
-    """Return a standard .xz of some bytes, with the settings that make it smallest."""
+    """Return a standard .xz of some bytes, with the settings that make it smallest.
+
+    The dictionary is no larger than the data: both sides would allocate it whole.
+    """
     best = b""
+    dictionary = min(max(4096, 1 << (len(data) - 1).bit_length()), 64 << 20)
     for lc, pb in ((3, 2), (3, 0), (0, 2)):
         filters = [
             {
                 "id": lzma.FILTER_LZMA2,
                 "preset": 9 | lzma.PRESET_EXTREME,
+                "dict_size": dictionary,
                 "lc": lc,
                 "lp": 0,
                 "pb": pb,
