@@ -12,7 +12,8 @@ from device_runtime.errors import RunError
 from device_runtime.format.schema import Schema
 from edgepack.candidate import lineage as lineages
 from edgepack.candidate.folder import Candidate
-from edgepack.candidate.making import Made, metrics_of, write
+from edgepack.candidate.making import write
+from edgepack.candidate.measuring import Made, metrics_of
 from edgepack.convert import parity
 from edgepack.convert.export import Onnx
 from edgepack.convert.feed import Scored, official_session, run_official

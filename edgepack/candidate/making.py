@@ -1,10 +1,10 @@
-"""How a candidate is made: split, fit, convert, prove, measure, fit on all, prove again, write."""
+"""How a candidate is made: split, `measuring` (fit, prove, measure, fit on all), and its folder."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,21 +21,17 @@ from device_runtime.model.reference import build_profile, build_unlike
 from device_runtime.model.unlike import FILE as UNLIKE
 from device_runtime.slots.selftest import measure as measure_process
 from edgepack.candidate import lineage as lineages
-from edgepack.candidate.folder import ACCEPTED, FACTS, Candidate, load_candidate, truth_of
+from edgepack.candidate.folder import ACCEPTED, FACTS, Candidate, load_candidate
+from edgepack.candidate.measuring import Made, score_rows, train
 from edgepack.convert.feed import (
     Scored,
     batch_of,
     numpy_dtype,
-    official_session,
-    run_official,
 )
 from edgepack.convert.parity import Report
-from edgepack.convert.prove import Proven, prove
-from edgepack.errors import ConversionError, RecipeError
-from edgepack.fitted import Fitted, class_text
+from edgepack.errors import ConversionError
 from edgepack.recipe import Recipe
-from edgepack.train.fit import Split, fit, split, suspects
-from edgepack.train.metrics import measure
+from edgepack.train.fit import Split, split
 from edgepack.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -43,33 +39,6 @@ if TYPE_CHECKING:
 
 SELFTEST_ROWS = 200
 PROFILE_ROWS = 200_000  # a profile of more rows says no more
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """Everything that goes into the folder, still in memory.
-
-    Attributes:
-        proven: The model that ships, and its proof.
-        metrics: Of the model that was measured.
-        train: Rows that taught the shipped model.
-        held: Rows that measured the measured one.
-        held_answers: What the measured model said about them.
-        seed: Of every random choice.
-        how: How the rows were parted.
-        notes: For the card.
-        refit: Whether the shipped model was fitted again, on all rows.
-    """
-
-    proven: Proven
-    metrics: Mapping[str, Any]
-    train: pd.DataFrame
-    held: pd.DataFrame
-    held_answers: Scored
-    seed: int
-    how: str
-    notes: tuple[str, ...]
-    refit: bool
 
 
 def make(
@@ -128,71 +97,6 @@ def _joined(parts: Split) -> pd.DataFrame:
     return pd.concat([parts.train, parts.test], ignore_index=True)
 
 
-def train(
-    recipe: Recipe, parts: Split, whole: pd.DataFrame, *, seed: int | None, onnxruntime: str
-) -> Made:
-    """Fit, prove and measure; then fit on all rows (`whole`) and prove that."""
-    notes = [f"suspect: {item}" for item in suspects(recipe, parts.train)]
-    fitted = fit(recipe, parts.train, seed=seed)
-    proven = prove(
-        fitted, parts.train, parts.test, onnxruntime=onnxruntime, hostile=not recipe.refit
-    )
-    answers = _score(proven.onnx.model, proven.onnx.schema, parts.test)
-    metrics = metrics_of(proven.onnx.schema, parts.test, answers)
-    if recipe.function("metrics") is not None:
-        metrics |= own_metrics(recipe, parts.test, answers)
-    if not recipe.refit:
-        whole = parts.train
-    else:
-        if fitted.names != _names(recipe, whole, fitted):
-            notes.append("the newest rows hold classes that the measured model had not seen")
-        fitted = fit(recipe, whole, seed=seed)
-        proven = prove(fitted, whole, parts.test, onnxruntime=onnxruntime)
-    return Made(
-        proven,
-        metrics,
-        whole,
-        parts.test,
-        answers,
-        fitted.seed,
-        parts.how,
-        tuple(notes),
-        recipe.refit,
-    )
-
-
-def _score(model: bytes, schema: Schema, frame: pd.DataFrame) -> Scored:
-    return run_official(official_session(model), schema, frame)
-
-
-def _names(recipe: Recipe, whole: pd.DataFrame, fitted: Fitted) -> tuple[str, ...]:
-    if recipe.task not in ("binary", "classes"):
-        return fitted.names
-    return tuple(class_text(item) for item in sorted(whole[recipe.target[0]].unique()))
-
-
-def metrics_of(schema: Schema, frame: pd.DataFrame, answers: Scored) -> dict[str, Any]:
-    """Return the figures of answers to rows with truth; `rows` says how many."""
-    if not schema.by_role("target"):
-        return {"rows": len(frame)}
-    truth = truth_of(schema, frame)
-    figures = measure(schema.task, schema.output.names, truth, answers.label, answers.scores)
-    return {"rows": len(frame), **figures}
-
-
-def own_metrics(recipe: Recipe, frame: pd.DataFrame, answers: Scored) -> dict[str, float]:
-    """Return what `metrics(frame, scores)` of recipe.py says.
-
-    Raises:
-        RecipeError: It failed, or gave something else than numbers by name.
-    """
-    found = recipe.call("metrics", frame, answers.scores)
-    try:
-        return {str(name): float(value) for name, value in found.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise RecipeError("metrics() of recipe.py must give numbers by name") from None
-
-
 # --- the folder --------------------------------------------------------------------------------
 
 
@@ -219,7 +123,7 @@ def write(
             "number": number,
             "kind": kind,
             "device_class": recipe.device_class,
-            "rows": len(made.train),
+            "rows": made.rows or len(made.train),
             "seed": made.seed,
             "split": made.how,
             "notes": [*made.notes, *report.notes],
@@ -300,7 +204,7 @@ def reference(recipe: Recipe, made: Made) -> tuple[dict[str, Any], bytes]:
     )
     unlike = b""
     if recipe.unlike_rows and held_answers is not None:
-        taught_answers = answers_of(schema, _score(onnx.model, schema, taught))
+        taught_answers = answers_of(schema, score_rows(onnx.model, schema, taught))
         days = None
         if recipe.time:
             days = made.held[recipe.time].to_numpy("datetime64[D]").astype(np.int64)
@@ -335,7 +239,7 @@ def selftest_rows(model: bytes, schema: Schema, held: pd.DataFrame) -> bytes:
     picked = np.unique(np.linspace(0, len(held) - 1, min(SELFTEST_ROWS, len(held))).astype(int))
     rows = held.iloc[picked].reset_index(drop=True)
     batch = batch_of(schema, rows)
-    said = _score(model, schema, rows)
+    said = score_rows(model, schema, rows)
     columns: list[Any] = []
     for column in schema.given:
         data = batch.columns[column.name]

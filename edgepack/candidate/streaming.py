@@ -6,23 +6,23 @@ is kept (thinned out, if it is long), with a thinned-out sample of the rows that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgepack.candidate import lineage as lineages
 from edgepack.candidate.folder import Candidate
-from edgepack.candidate.making import Made, metrics_of, write
-from edgepack.convert.feed import official_session, run_official
+from edgepack.candidate.making import write
+from edgepack.candidate.measuring import Made, made_of, measured
 from edgepack.convert.prove import prove
 from edgepack.errors import DataError
 from edgepack.fitted import Fitted, names_of
 from edgepack.recipe import Recipe
 from edgepack.tables import batches, inputs_of, sources
 from edgepack.train.engines import fit_stream
-from edgepack.train.fit import check_target, target_values
+from edgepack.train.fit import Split, check_target, target_values
 from edgepack.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -36,13 +36,17 @@ class Thinned:
     """A sample of a stream, evenly spread, of bounded size.
 
     Attributes:
+        time: Column whose oldest and newest value are noted, or None.
         step: One row in `step` is kept; doubled whenever the sample has grown too long.
         seen: Rows that went by.
+        span: Oldest and newest time that went by; empty before the first row.
         parts: Kept rows.
     """
 
+    time: str | None = None
     step: int = 1
     seen: int = 0
+    span: tuple[Any, ...] = ()
     parts: list[pd.DataFrame] = field(default_factory=list)
 
     def add(self, rows: pd.DataFrame) -> None:
@@ -50,6 +54,9 @@ class Thinned:
         first = -self.seen % self.step
         self.parts.append(rows.iloc[first :: self.step].copy())
         self.seen += len(rows)
+        if self.time is not None and len(rows):
+            ends = (rows[self.time].min(), rows[self.time].max(), *self.span)
+            self.span = (min(ends), max(ends))
         if sum(len(part) for part in self.parts) > 2 * KEPT:
             whole = self.whole()
             self.parts = [whole.iloc[::2].copy()]
@@ -62,69 +69,89 @@ class Thinned:
         return pd.concat(self.parts, ignore_index=True)
 
 
-@dataclass(slots=True)
-class _Parted:
-    """A stream that was cut into rows to learn and rows to measure by."""
+def fit_rows(recipe: Recipe, rows: Iterable[pd.DataFrame], sample: Thinned) -> Fitted:
+    """Fit over a stream of rows in constant memory; a sample of them stays.
 
-    recipe: Recipe
-    until: Any
-    learn: int
-    taught: Thinned = field(default_factory=Thinned)
-    held: Thinned = field(default_factory=Thinned)
+    Raises:
+        RecipeError: The recipe's model cannot learn in parts.
+        DataError: No rows, or a target that cannot be learned.
+    """
 
-    def learning(self) -> Iterator[tuple[pd.DataFrame, Any]]:
-        """Yield (inputs, target) of the rows to learn; keep the held-out ones aside."""
-        done = 0
-        for rows in batches(self.recipe, self.recipe.batch_rows, self.until):
-            room = max(0, self.learn - done)
-            done += len(rows)
-            old, new = rows.iloc[:room], rows.iloc[room:]
-            if len(new):
-                self.held.add(new)
-            if len(old):
-                self.taught.add(old)
-                inputs = inputs_of(self.recipe, old)
-                yield old[inputs], np.asarray(target_values(self.recipe, old))
+    def parts() -> Iterator[tuple[pd.DataFrame, Any]]:
+        for frame in rows:
+            if len(frame):
+                sample.add(frame)
+                yield frame[inputs_of(recipe, frame)], np.asarray(target_values(recipe, frame))
+
+    estimator = fit_stream(recipe, parts(), recipe.seed)
+    taught = sample.whole()
+    check_target(recipe, taught)
+    inputs = tuple(inputs_of(recipe, taught))
+    return Fitted(recipe, estimator, inputs, names_of(recipe, estimator), recipe.seed, sample.seen)
 
 
 def make_streamed(ws: Workspace, recipe: Recipe, *, until: Any = None) -> Candidate:
     """Train in constant memory and write a candidate.
+
+    The last rows measure the model; then (unless `[training] refit = false`) it is fitted again on
+    all rows, as in memory.
 
     Raises:
         RecipeError: The recipe's model cannot learn in parts, or its rows come from rows().
         DataError: Too few rows, or a target that cannot be learned.
         ConversionError, ParityError: The model.
     """
+    runtime = ws.device_class(recipe.device_class).onnxruntime
     total = sum(len(rows) for rows in batches(recipe, recipe.batch_rows, until))
     learn = round(total * (1 - recipe.test))
     if learn < 1 or learn == total:
         raise DataError(f"{total} rows of {recipe.name} are too few", next="give more rows")
-    parted = _Parted(recipe, until, learn)
-    estimator = fit_stream(recipe, parted.learning(), recipe.seed)
-    taught, held = parted.taught.whole(), parted.held.whole()
-    check_target(recipe, taught)
-    inputs = tuple(inputs_of(recipe, taught))
-    fitted = Fitted(recipe, estimator, inputs, names_of(recipe, estimator), recipe.seed, learn)
-    runtime = ws.device_class(recipe.device_class).onnxruntime
-    proven = prove(fitted, taught, held, onnxruntime=runtime)
-    schema = proven.onnx.schema
-    answers = run_official(official_session(proven.onnx.model), schema, held)
-    metrics = metrics_of(schema, held, answers)
-    how = "by order of the files, the last ones"
-    notes = (f"streamed {learn:,} rows; steps before the last were fitted on the first batch",)
-    made = Made(proven, metrics, taught, held, answers, recipe.seed, how, notes, refit=False)
-    files = {path.name: _digest(path) for path in sources(recipe)}
+    taught, held = Thinned(recipe.time), Thinned(recipe.time)
+    fitted = fit_rows(recipe, _older(recipe, until, learn, held), taught)
+    found = measured(recipe, fitted, taught.whole(), held.whole(), runtime)
+    proven = found.proven
+    if recipe.refit:
+        taught = Thinned(recipe.time)
+        fitted = fit_rows(recipe, batches(recipe, recipe.batch_rows, until), taught)
+        proven = prove(fitted, taught.whole(), held.whole(), onnxruntime=runtime)
+    parts = Split(taught.whole(), held.whole(), "by order of the files, the last ones")
+    made = streamed(made_of(recipe, found, proven, parts.train, parts), taught)
     story = lineages.describe(
         recipe,
-        taught,
+        parts.train,
         kind="train",
         seed=recipe.seed,
         until=until,
         parent=None,
         model=proven.onnx.model,
-        extra={"data": {"rows": learn, "files": files, "sha256": _joint(files)}},
+        extra={"data": data_facts(recipe, taught)},
     )
     return write(ws, recipe, made, story, kind="train")
+
+
+def streamed(made: Made, taught: Thinned) -> Made:
+    """Say that `made.train` is a sample, and of how many rows."""
+    note = f"streamed {taught.seen:,} rows; steps before the last were fitted on the first batch"
+    return replace(made, notes=(*made.notes, note), rows=taught.seen)
+
+
+def data_facts(recipe: Recipe, taught: Thinned) -> dict[str, Any]:
+    """Return `data` of lineage.json: rows and their times, and the digest of each file."""
+    files = {path.name: _digest(path) for path in sources(recipe)}
+    span = dict(zip(("first", "last"), map(str, taught.span), strict=False))
+    return {"rows": taught.seen, "files": files, "sha256": _joint(files), **span}
+
+
+def _older(recipe: Recipe, until: Any, learn: int, held: Thinned) -> Iterator[pd.DataFrame]:
+    """Yield the first `learn` rows; put the others aside."""
+    done = 0
+    for rows in batches(recipe, recipe.batch_rows, until):
+        room = max(0, learn - done)
+        done += len(rows)
+        if len(rows) > room:
+            held.add(rows.iloc[room:])
+        if room:
+            yield rows.iloc[:room]
 
 
 def _digest(path: Any) -> str:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from device_runtime.crypt import sha256
 from device_runtime.format.schema import Schema
-from edgepack.errors import DataError, EvidenceError
+from edgepack.errors import EvidenceError
 from edgepack.fitted import CLASSED, class_text
 from edgepack.learn.bootstrap import Array
 from edgepack.learn.survey import Survey, order_of
 from edgepack.recipe import Recipe
-from edgepack.tables import inputs_of, prepare, read_table
+from edgepack.tables import inputs_of, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +58,8 @@ def assemble(recipe: Recipe, found: Survey, original_until: Any) -> Dataset:
     """
     original = read_table(recipe, original_until)
     order = order_of(found.labelled, found.schema)
-    sort = np.argsort(order, kind="stable")
+    place = (np.asarray(found.labelled.column(n).to_numpy()) for n in ("_sequence", "_serial"))
+    sort = np.lexsort((*place, order))  # whatever the order of the table's files
     table = found.labelled.take(pa.array(sort))
     returned = as_frame(recipe, found.schema, table, original)
     fresh = ~repeated(recipe, original, returned)
@@ -149,22 +148,34 @@ def _targets(recipe: Recipe, table: pa.Table, original: pd.DataFrame) -> dict[st
 
 
 def repeated(recipe: Recipe, original: pd.DataFrame, returned: pd.DataFrame) -> Array:
-    """Return which returned rows stand in the original rows, or came home twice.
-
-    By key and time where the recipe names them, else by time and all inputs. Without key and time
-    equal rows may well be different observations: none is left out.
-    """
+    """Return which returned rows stand in the original rows, or came home twice."""
     import pandas as pd
 
-    columns = [name for name in (recipe.key, recipe.time) if name]
+    columns = told_apart_by(recipe, original)
     if not columns or not len(returned):
         return np.zeros(len(returned), bool)
-    if recipe.key is None:
-        columns += inputs_of(recipe, original)
-    first = pd.util.hash_pandas_object(_plain(original[columns]), index=False).to_numpy()
-    second = pd.util.hash_pandas_object(_plain(returned[columns]), index=False)
-    again = second.duplicated(keep="last").to_numpy()
-    return np.asarray(np.isin(second.to_numpy(), first) | again)
+    first, second = row_digests(original[columns]), row_digests(returned[columns])
+    again = pd.Series(second).duplicated(keep="last").to_numpy()
+    return np.asarray(np.isin(second, first) | again)
+
+
+def told_apart_by(recipe: Recipe, frame: pd.DataFrame) -> list[str]:
+    """Return the columns by which two rows are one and the same.
+
+    Key and time where the recipe names them, else time and all inputs. Without key and time equal
+    rows may well be different observations: none is left out.
+    """
+    columns = [name for name in (recipe.key, recipe.time) if name]
+    if columns and recipe.key is None:
+        columns += inputs_of(recipe, frame)
+    return columns
+
+
+def row_digests(frame: pd.DataFrame) -> Array:
+    """Return a digest of each row, uint64; the same for equal values of other dtypes."""
+    import pandas as pd
+
+    return np.asarray(pd.util.hash_pandas_object(_plain(frame), index=False).to_numpy())
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:
@@ -236,24 +247,3 @@ def _limit(rows: Array, share: float) -> int:
         else:
             high = middle - 1
     return max(low, 1)
-
-
-def digest(frame: pd.DataFrame) -> str:
-    """Return the SHA-256 (hex) of a training set's values, order and columns."""
-    import pandas as pd
-
-    hashed = pd.util.hash_pandas_object(_plain(frame), index=False).to_numpy()
-    return sha256(",".join(map(str, frame.columns)).encode(), hashed.astype("<u8").tobytes()).hex()
-
-
-def checked(
-    recipe: Recipe, frame: pd.DataFrame, names: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """Bring a mixed frame into the recipe's form.
-
-    Raises:
-        DataError: No row is left.
-    """
-    if not len(frame):
-        raise DataError(f"there are no rows to train {recipe.name} on")
-    return prepare(recipe, frame, columns=names or list(frame.columns))

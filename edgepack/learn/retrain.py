@@ -13,22 +13,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-
-import pandas as pd
 
 from device_runtime.clock import Clock
 from device_runtime.disk import write_durable
-from device_runtime.format.schema import Schema
 from edgepack.candidate import Candidate, accept, find_candidate, making, score_onnx
 from edgepack.candidate import lineage as lineages
 from edgepack.errors import EvidenceError
-from edgepack.fitted import CLASSED, class_text
 from edgepack.learn.judge import Verdict, judge, side
 from edgepack.learn.reference import Reference, references
 from edgepack.learn.trial import Trial
-from edgepack.recipe import Recipe, load_recipe
+from edgepack.recipe import load_recipe
 from edgepack.registry import Registry
 from edgepack.workspace import Workspace
 
@@ -66,18 +62,13 @@ def retrain(ws: Workspace, registry: Registry, name: str, clock: Clock) -> Propo
     """
     recipe = load_recipe(ws.recipe_folder(name))
     champion = _champion(ws, registry, name)
+    runtime = ws.device_class(recipe.device_class).onnxruntime
     trial = Trial.prepare(ws, registry, recipe, champion)
-    made = making.train(
-        recipe,
-        trial.split,
-        trial.whole,
-        seed=recipe.seed,
-        onnxruntime=ws.device_class(recipe.device_class).onnxruntime,
-    )
-    held = trial.split.test
+    held = trial.rows.held
+    found = trial.rows.measure(runtime)
     old = side(champion.schema, held, *score_onnx(champion.model, champion.schema, held))
-    measured = _measured(recipe, made.proven.onnx.schema, trial.split.train)
-    new = side(measured, held, made.held_answers.label, made.held_answers.scores)
+    # The schema of the measured model: the shipped one may know classes beyond it.
+    new = side(found.proven.onnx.schema, held, found.answers.label, found.answers.scores)
     verdict = judge(old, new, len(held), recipe.seed)
     if not verdict.wins:
         _remember_refusal(ws, name, verdict, clock)
@@ -86,26 +77,20 @@ def retrain(ws: Workspace, registry: Registry, name: str, clock: Clock) -> Propo
             why=f"bundle {champion.row.version} stays",
         )
     facts = trial.facts(verdict, old, new)
+    made = trial.rows.ship(found, runtime)
+    frame, more = trial.rows.traced(made)
     story = lineages.describe(
         recipe,
-        trial.whole,
+        frame,
         kind="retrain",
         seed=recipe.seed,
         until=None,
         parent=champion.row.digest,
         model=made.proven.onnx.model,
-        extra=trial.story(verdict),
+        extra={**more, **trial.story(verdict)},
     )
     candidate = making.write(ws, recipe, made, story, kind="retrain")
     return write_proposal(ws, name, candidate, facts, clock)
-
-
-def _measured(recipe: Recipe, schema: Schema, train: pd.DataFrame) -> Schema:
-    """Return the schema of the measured model: the shipped one may know classes beyond it."""
-    if recipe.task not in CLASSED:
-        return schema
-    names = tuple(class_text(value) for value in sorted(train[recipe.target[0]].unique()))
-    return replace(schema, output=replace(schema.output, names=names))
 
 
 def _champion(ws: Workspace, registry: Registry, name: str) -> Reference:

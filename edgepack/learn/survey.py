@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 
 from device_runtime.format.batch import FLAG_INVALID
 from device_runtime.format.schema import Schema
+from edgepack.errors import EvidenceError
 from edgepack.learn.bootstrap import Array
 from edgepack.learn.counting import numbers
 from edgepack.store.arrow import ROWS, stored
@@ -114,6 +115,37 @@ def survey(
         invalid=invalid,
         used=int(used.sum()),
         labels=labels,
+    )
+
+
+def labelled_in_order(
+    view: View, labels: Labels, schema: Schema, columns: Sequence[str], upto: int
+) -> Iterator[pa.Table]:
+    """Yield the valid labelled rows with their truth, in order of import, in constant memory.
+
+    Args:
+        view: The table.
+        labels: Resolved labels.
+        schema: Of the newest bundle.
+        columns: Columns of the user to bring along.
+        upto: Only imports up to this serial.
+    """
+    there = view.columns()
+    key = schema.key.name if schema.key else None
+    names = [name for name in (*PLACE, "_wall", "_flags", *columns) if name in there]
+    for table in view.in_order(names, upto):
+        valid = numbers(table.column("_flags").combine_chunks(), np.int32) & FLAG_INVALID == 0
+        hit = table.filter(pa.array(valid & (labels.join(table, key) >= 0)))
+        if hit.num_rows:
+            yield attach(hit, labels, key)
+
+
+def unlabelled(view: View, labels: Labels) -> EvidenceError:
+    """Return what to say when no row has a truth."""
+    return EvidenceError(
+        f"no labelled row of {view.name} is home",
+        why=f"{view.count():,} rows and {labels.given:,} labels are",
+        next="label rows (edgepack label queue says which), then repeat the command",
     )
 
 

@@ -2,35 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from edgepack.candidate import making
+from edgepack.candidate.measuring import Made, Measured, metrics_of
 from edgepack.convert.feed import Scored
-from edgepack.errors import EvidenceError
-from edgepack.learn.dataset import Dataset, assemble, cap
+from edgepack.fitted import CLASSED, Fitted
+from edgepack.learn import framed, streamed
+from edgepack.learn.dataset import cap
 from edgepack.learn.judge import Side, Verdict, part
 from edgepack.learn.reference import Reference
-from edgepack.learn.spread import spread_new_classes
-from edgepack.learn.survey import Survey, survey
 from edgepack.learn.window import Window, check_classes, choose
 from edgepack.recipe import Recipe
 from edgepack.registry import Registry
 from edgepack.store.label_files import newest_number
-from edgepack.store.labels import collect
+from edgepack.store.labels import Labels, collect
 from edgepack.store.view import View
 from edgepack.tables import moment
-from edgepack.train.fit import Split, fit
 from edgepack.workspace import Workspace
 
 if TYPE_CHECKING:
     from edgepack.learn.bootstrap import Array
 
 LEFT_OUT = 4  # devices that are left out in turn, the largest first: one fit each
+
+
+class Rows(Protocol):
+    """The rows of a comparison: in memory (`framed`) or streamed (`streamed`).
+
+    Another engine is one more of these.
+
+    Attributes:
+        held: Rows to judge by.
+        held_device: Device of each.
+        spread: Rows that got a label from their cluster.
+    """
+
+    @property
+    def held(self) -> pd.DataFrame: ...  # noqa: D102
+    @property
+    def held_device(self) -> Array: ...  # noqa: D102
+    @property
+    def spread(self) -> Sized: ...  # noqa: D102
+
+    def measure(self, onnxruntime: str) -> Measured:
+        """Fit the challenger, prove it, and let it answer the rows to judge by."""
+
+    def ship(self, found: Measured, onnxruntime: str) -> Made:
+        """Fit what ships, on all rows, and prove it."""
+
+    def without(self, keep: Array) -> Fitted:
+        """Fit on the recipe's own rows and those returned rows that the mask names."""
+
+    def traced(self, made: Made, /) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """Return rows, and what to say beside them, for lineage.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +69,14 @@ class Trial:
     Attributes:
         recipe: What is trained.
         champion: The newest signed bundle.
-        found: Labelled rows that came home.
-        data: Both sources.
+        labels: All labels.
         window: How returned rows are parted.
         learn: Mask: returned rows that the challenger learns from.
-        spread: Rows that got a label from their cluster (`copy_new_classes`).
+        device: Device of each returned row.
         dropped: Device → rows above its share.
-        split: Challenger's training rows, and the rows to judge by.
+        originals: The recipe's own rows.
+        repeated: Returned rows left out because the same row is there already.
+        rows: Who teaches, who judges.
         until: The recipe's own rows end here.
         serial: Newest import serial.
         files: Newest number of a base label file.
@@ -54,13 +84,14 @@ class Trial:
 
     recipe: Recipe
     champion: Reference
-    found: Survey
-    data: Dataset
+    labels: Labels
     window: Window
     learn: Array
-    spread: pd.DataFrame
+    device: Array
     dropped: Mapping[str, int]
-    split: Split
+    originals: int
+    repeated: int
+    rows: Rows
     until: Any
     serial: int
     files: int
@@ -86,48 +117,31 @@ class Trial:
 
         Raises:
             EvidenceError: Too little.
+            RecipeError: The recipe asks for what its engine cannot do.
         """
         view = View(ws, registry, recipe.name)
         files = newest_number(ws, recipe.name) if upto is None else upto[1]
         serial = view.progress() if upto is None else upto[0]
         labels = collect(view, champion.schema, upto=(serial, files))
-        found = survey(view, labels, champion.schema, inputs_in(champion), upto=serial)
-        if not found.labelled.num_rows:
-            raise EvidenceError(
-                f"no labelled row of {recipe.name} is home",
-                why=f"{found.rows:,} rows and {labels.given:,} labels are",
-                next="label rows (edgepack label queue says which), then repeat the command",
-            )
         story = champion.json("lineage.json")
         until = story.get("original_until", story.get("until"))
-        data = assemble(recipe, found, until)
+        gather = streamed.gather if recipe.engine == "stream" else framed.gather
+        data = gather(view, labels, champion.schema, recipe, until, serial)
         window = choose(
             data.order,
-            seen_until(recipe, story, found, data),
+            seen_until(recipe, story, data),
             span_us=recipe.window_s * 1_000_000 if recipe.window_s and recipe.time else None,
             least=recipe.min_labels,
             what=recipe.name,
         )
         capped = cap(data.device, window.learn, recipe.device_share, recipe.seed)
-        target = recipe.target[0]
-        check_classes(recipe.task, data.returned[window.judge][target], recipe.name)
-        extra = pd.DataFrame()
-        if recipe.copy_new_classes:
-            extra = spread_new_classes(
-                view, labels, champion.schema, recipe, data, capped.keep, until=window.begin
-            )
-        train = pd.concat([data.rows(capped.keep), extra], ignore_index=True)
-        held = data.returned[window.judge].reset_index(drop=True)
-        split = Split(train, held, _how(recipe, window))
+        if recipe.task in CLASSED:
+            check_classes(recipe.task, data.truth[window.judge], recipe.name)
+        rows = data.parted(capped.keep, window, _how(recipe, window))
         return cls(
-            recipe, champion, found, data, window, capped.keep, extra, capped.dropped, split,
-            until, serial, files,
+            recipe, champion, labels, window, capped.keep, data.device, capped.dropped,
+            data.originals, data.repeated, rows, until, serial, files,
         )  # fmt: skip
-
-    @property
-    def whole(self) -> pd.DataFrame:
-        """All rows that the shipped model is fitted on."""
-        return pd.concat([self.split.train, self.split.test], ignore_index=True)
 
     def story(self, verdict: Verdict) -> dict[str, Any]:
         """Return what lineage.json says beside the usual: enough to make the same rows again."""
@@ -137,8 +151,8 @@ class Trial:
                 "serial": self.serial,
                 "label_files": self.files,
                 "rows": int(self.learn.sum() + self.window.judge.sum()),
-                "spread": len(self.spread),
-                "devices": _by_device(self.data.device, self.learn | self.window.judge),
+                "spread": len(self.rows.spread),
+                "devices": _by_device(self.device, self.learn | self.window.judge),
             },
             "window": {"begin": self.window.begin, "end": self.window.end},
             "champion": {
@@ -152,8 +166,8 @@ class Trial:
 
     def facts(self, verdict: Verdict, old: Side, new: Side) -> dict[str, Any]:
         """Return the numbers of proposal.json."""
-        n = len(self.split.test)
-        judged = self.data.device[self.window.judge]
+        held = self.rows.held_device
+        n = len(held)
         return {
             "champion": {"version": self.champion.row.version, **verdict.champion},
             "challenger": dict(verdict.challenger),
@@ -164,46 +178,44 @@ class Trial:
             "text": verdict.text,
             "window": {
                 "rows": n,
+                "of": int(self.window.judge.sum()),
                 "begin": readable(self.recipe, self.window.begin),
                 "end": readable(self.recipe, self.window.end),
                 "set_aside": self.window.late,
             },
             "rows": {
-                "original": len(self.data.original),
+                "original": self.originals,
                 "returned": int(self.learn.sum()),
                 "judged": n,
-                "spread": len(self.spread),
-                "repeated": self.data.repeated,
+                "spread": len(self.rows.spread),
+                "repeated": self.repeated,
                 "above_share": dict(self.dropped),
             },
             "devices": [
                 {
                     "device": device,
-                    "taught": int((self.learn & (self.data.device == device)).sum()),
-                    "judged": int((judged == device).sum()),
-                    "champion": _plain(part(old.value, judged == device, n)),
-                    "challenger": _plain(part(new.value, judged == device, n)),
+                    "taught": int((self.learn & (self.device == device)).sum()),
+                    "judged": int((held == device).sum()),
+                    "champion": _plain(part(old.value, held == device, n)),
+                    "challenger": _plain(part(new.value, held == device, n)),
                 }
-                for device in sorted(set(self.data.device))
+                for device in sorted(set(self.device))
             ],
             "without": self._without(),
-            "conflicts": len(self.found.labels.conflicts),
-            "wrong_labels": len(self.found.labels.wrong),
+            "conflicts": len(self.labels.conflicts),
+            "wrong_labels": len(self.labels.wrong),
         }
 
     def _without(self) -> list[dict[str, Any]]:
         """Fit once without each of the largest devices: does one of them carry the gain?"""
-        names, rows = np.unique(self.data.device[self.learn].astype(str), return_counts=True)
+        names, rows = np.unique(self.device[self.learn].astype(str), return_counts=True)
         if len(names) < 2:
             return []
-        held, result = self.split.test, []
+        held, result = self.rows.held, []
         for place in np.argsort(-rows)[:LEFT_OUT]:
-            keep = self.learn & (self.data.device != names[place])
-            train = pd.concat([self.data.rows(keep), self.spread], ignore_index=True)
-            fitted = fit(self.recipe, train)
-            figures = making.metrics_of(
-                self.champion.schema, held, _said(fitted, self.champion, held)
-            )
+            keep = self.learn & (self.device != names[place])
+            said = _said(self.rows.without(keep), self.champion, held)
+            figures = metrics_of(self.champion.schema, held, said)
             result.append({"device": str(names[place]), "rows": int(rows[place]), **figures})
         return result
 
@@ -221,13 +233,8 @@ def _said(fitted: Any, champion: Reference, held: pd.DataFrame) -> Any:
     return Scored(label, scores)
 
 
-def inputs_in(champion: Reference) -> list[str]:
-    """Return the input columns that the champion's rows carry."""
-    return [column.name for column in champion.schema.fed]
-
-
 def seen_until(
-    recipe: Recipe, story: Mapping[str, Any], found: Survey, data: Dataset
+    recipe: Recipe, story: Mapping[str, Any], data: framed.Frames | streamed.Places
 ) -> int | None:
     """Return the order from which on the champion has seen no row.
 
@@ -238,11 +245,8 @@ def seen_until(
         last = story.get("data", {}).get("last")
         if last is None:
             return None
-        like = data.original[recipe.time]
-        return int(moment(last, like).timestamp() * 1_000_000) + 1
-    serial = story.get("returned", {}).get("serial", 0)
-    older = int((np.asarray(found.labelled.column("_serial").to_numpy()) <= serial).sum())
-    return older or None
+        return int(moment(last, data.like[recipe.time]).timestamp() * 1_000_000) + 1
+    return data.imported(story.get("returned", {}).get("serial", 0)) or None
 
 
 def readable(recipe: Recipe, order: int) -> str:

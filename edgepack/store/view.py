@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction
@@ -211,6 +213,33 @@ class View:
                     yield _as_wanted(batch, wanted)
         except (DeltaError, OSError, pa.ArrowException) as error:
             raise StoreError(f"the table of {self.name} cannot be read: {_short(error)}") from None
+
+    def in_order(
+        self, columns: Sequence[str], upto: int | None = None, rows: int = MAX_READ
+    ) -> Iterator[pa.Table]:
+        """Yield the records by import serial and sequence, about `rows` at a time.
+
+        The files of a table may stand in any order: `store compact` merges them.
+
+        Args:
+            columns: Names; `_serial` and `_sequence` come with them.
+            upto: Only imports up to this serial.
+            rows: A single import may have more.
+        """
+        counts: Counter[int] = Counter()
+        for batch in self.batches(["_serial"]):
+            found, n = np.unique(np.asarray(batch.column("_serial")), return_counts=True)
+            counts.update(dict(zip(found.tolist(), n.tolist(), strict=True)))
+        names = list(dict.fromkeys([*columns, "_serial", "_sequence"]))
+        order = [("_serial", "ascending"), ("_sequence", "ascending")]
+        run: list[int] = []
+        kept = sorted(serial for serial in counts if upto is None or serial <= upto)
+        for serial in kept:
+            run.append(serial)
+            if serial == kept[-1] or sum(counts[item] for item in run) >= rows:
+                where = (ds.field("_serial") >= run[0]) & (ds.field("_serial") <= run[-1])
+                yield self.read(names, where).sort_by(order)
+                run = []
 
     def read(
         self,

@@ -8,7 +8,7 @@ import pytest
 
 from edgepack.candidate import find_candidate
 from edgepack.candidate.lineage import rows_digest
-from edgepack.errors import EvidenceError
+from edgepack.errors import EvidenceError, RecipeError
 from edgepack.learn.dataset import cap, repeated
 from edgepack.learn.queue import queue
 from edgepack.learn.retrain import accept_newest, proposals, retrain
@@ -50,7 +50,7 @@ def test_a_better_challenger_is_proposed_accepted_and_can_be_made_again(returned
     returned.catch_up()
     upto = (story["returned"]["serial"], story["returned"]["label_files"])
     again = Trial.prepare(returned.ws, returned.registry, returned.recipe(), champion, upto=upto)
-    assert rows_digest(again.whole) == story["data"]["sha256"]
+    assert rows_digest(again.rows.whole) == story["data"]["sha256"]
 
     schema = newest.schema
     columns = [column.name for column in schema.fed]
@@ -201,10 +201,61 @@ def test_a_new_class_spreads_within_its_cluster_only_when_asked(tmp_path) -> Non
     world.device().come_home()
     world.catch_up()
     trial = Trial.prepare(world.ws, world.registry, world.recipe(), world.refs()[0])
-    assert set(trial.spread["worn"]) == {"broken"}
-    right = frame.set_index("serial")["worn"].loc[trial.spread["serial"]] == "broken"
+    assert set(trial.rows.spread["worn"]) == {"broken"}
+    right = frame.set_index("serial")["worn"].loc[trial.rows.spread["serial"]] == "broken"
     assert len(right) > 20
     assert right.mean() > 0.6
     facts = retrain(world.ws, world.registry, "pump", world.clock).facts
     assert facts["challenger"]["accuracy"] > facts["champion"]["accuracy"]
     assert "broken" in find_candidate(world.ws, "pump", facts["candidate"]).schema.output.names
+
+
+STREAMED = """
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import SGDClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+
+def model(seed):
+    words = OneHotEncoder(handle_unknown="ignore")
+    scaled = make_column_transformer((words, ["site"]), remainder=StandardScaler())
+    return make_pipeline(scaled, SGDClassifier(loss="log_loss", random_state=seed, alpha=0.001))
+"""
+
+
+def test_a_streamed_recipe_is_retrained_in_constant_memory(tmp_path, monkeypatch) -> None:
+    more = '[training]\nengine = "stream"\nbatch_rows = 500'
+    rows = nature(30, 3000, 1).assign(temp=lambda f: f["temp"].fillna(60))
+    world = World(tmp_path, more=more, code=STREAMED, frame=rows)
+    world.train()
+    for name, seed in (("press-1", 2), ("press-2", 3)):
+        frame = nature(40, 2000, seed, first=30).assign(temp=lambda f: f["temp"].fillna(60))
+        ids = world.device(name).predict(frame)
+        world.device(name).label(ids, frame["worn"].tolist())
+        world.device(name).come_home()
+    world.catch_up()
+    monkeypatch.setattr("edgepack.tables.read_files", None)  # whole files are never read
+    proposal = retrain(world.ws, world.registry, "pump", world.clock)
+    facts = proposal.facts
+    assert facts["challenger"]["auc"] > facts["champion"]["auc"] + 0.1
+    assert facts["rows"]["original"] == 3000
+    assert facts["window"]["of"] == facts["window"]["rows"]
+    assert len(facts["without"]) == 2
+    candidate = find_candidate(world.ws, "pump", proposal.candidate)
+    assert candidate.json("parity.json")["ok"]
+    story = candidate.json("lineage.json")
+    judged, taught = facts["window"]["rows"], facts["rows"]["returned"]
+    assert story["data"]["rows"] == candidate.facts["rows"] == 3000 + judged + taught
+    assert story["data"]["last"] > "2024-02-01"
+    again = retrain(world.ws, world.registry, "pump", world.clock)
+    assert find_candidate(world.ws, "pump", again.candidate).model == candidate.model
+
+
+def test_a_streamed_recipe_cannot_copy_labels_to_clusters(tmp_path) -> None:
+    more = 'copy_new_classes = true\n[training]\nengine = "stream"'
+    rows = nature(30, 1000, 1).assign(temp=lambda f: f["temp"].fillna(60))
+    world = World(tmp_path, more=more, code=STREAMED, frame=rows)
+    world.train()
+    with pytest.raises(RecipeError, match="copy_new_classes"):
+        retrain(world.ws, world.registry, "pump", world.clock)

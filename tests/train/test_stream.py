@@ -30,7 +30,7 @@ def model(seed):
 def test_a_stream_trains_to_the_same_kind_of_candidate(ws, recipe_folder):
     recipe_folder(SGD, frame=table(2000), extra=STREAM)
     candidate, _ = train_recipe(ws)
-    assert candidate.facts["rows"] == 1600
+    assert candidate.facts["rows"] == candidate.json("lineage.json")["data"]["rows"] == 2000
     assert candidate.metrics["auc"] > 0.75
     assert candidate.json("parity.json")["ok"]
     assert list(candidate.json("lineage.json")["data"]["files"]) == ["data.parquet"]
