@@ -13,12 +13,13 @@ from device_runtime.disk import Handle, write_all
 from device_runtime.format.frames import CLEAR, FRAME, HOLE, MARKED, MARKER
 from device_runtime.format.header import header_message, open_header, write_header
 from device_runtime.format.segment import Header, Mark, Name
-from device_runtime.journal.hot import OneRow
 from device_runtime.journal.seal import TAG, new_key, note_mark
 from device_runtime.journal.shelf import Shelf
 
 _PACK = struct.Struct("<HBBIIII").pack  # a frame's header without its CRC
 _LARGE = 4096
+_PUSH = 1 << 20  # bytes that may wait for a sync before the disk is set to work
+_AHEAD, _NEAR = 64 << 10, 4 << 10  # room made in advance, and how much of it is left by then
 
 
 class Active:
@@ -34,31 +35,57 @@ class Active:
         aead: Its key.
         prefix: `device/epoch/uid/`.
         marks: Stream → its newest mark.
-        room: Bytes that may be appended before anything else is due.
+        limit: Size up to which frames may be appended before anything else is due.
         counter: Nonce of the next frame.
         hash: Of the header: associated data of every frame.
-        one: The short way for one row, where the layout allows it.
     """
 
-    def __init__(self, name: Name, header: Header, hash: bytes, aead: Aead, handle: Handle) -> None:
+    __slots__ = (
+        *("name", "header", "size", "offset", "durable", "broken", "aead", "prefix", "marks"),
+        *("limit", "counter", "hash", "encrypt", "write", "_handle", "_listed", "_scratch"),
+        *("_each", "_synced", "_prepared", "_pushed"),
+    )
+
+    def __init__(
+        self,
+        name: Name,
+        header: Header,
+        hash: bytes,
+        aead: Aead,
+        handle: Handle,
+        *,
+        durability: str,
+    ) -> None:
         self.name, self.header, self.aead = name, header, aead
         self.prefix = header.prefix
-        self.size = self.offset = self.durable = 0
+        self.size = self.offset = self.durable = self.limit = 0
         self.broken = False
-        self.room = 0
-        self.one: OneRow | None = None
         self.marks: dict[str, Mark] = {}
         self.hash, self._handle = hash, handle
         self.encrypt, self.write = aead.encrypt, handle.write
         self._scratch = bytearray()
-        self.counter = 0
+        self.counter = self._prepared = self._pushed = 0
         self._listed = False
+        self._each, self._synced = durability == "each", durability != "os"
 
     @classmethod
     def create(
-        cls, shelf: Shelf, header: Header, identity: Identity, recipients: Sequence[RecipientKey]
+        cls,
+        shelf: Shelf,
+        header: Header,
+        identity: Identity,
+        recipients: Sequence[RecipientKey],
+        *,
+        durability: str,
     ) -> Active:
         """Create the file with its signed header.
+
+        Args:
+            shelf: The folder.
+            header: All but its keys.
+            identity: Signs it.
+            recipients: Who will be able to read it.
+            durability: Of the policy: how the file is prepared for being synced.
 
         Raises:
             OSError: The disk; nothing is left behind.
@@ -76,7 +103,7 @@ class Active:
             handle.close()
             shelf.disk.unlink(shelf.path(name))
             raise
-        active = cls(name, header, digest, aead, handle)
+        active = cls(name, header, digest, aead, handle, durability=durability)
         active.size = len(data)
         shelf.put(name, len(data))
         return active
@@ -89,27 +116,24 @@ class Active:
     def append(self, type: int, content: bytes, count: int, mark: bytes = b"") -> None:
         """Write one frame with one system call.
 
-        The counter is the nonce: it is used up even if the write fails, so no two frames that
-        ever touched the disk share one.
-
         Raises:
             OSError: The disk; the file is as it was, or `broken`.
         """
-        counter = self.counter
-        self.counter = counter + 1
+        counter = self._next_counter()
         length = len(mark) + len(content) + TAG
         flags = MARKED if mark else 0
         head = _PACK(MARKER, type, flags, length, counter, self.offset, count)
         if length > _LARGE:
-            self._out(self._large(head, content, mark, counter))
+            self._out(self._large(head, content, mark, counter), count)
         else:
             aad = self.hash + head + mark
-            body = self.encrypt(counter.to_bytes(12, "little"), content, aad)
-            data = head + mark + body
-            self._out(crc32(data).to_bytes(4, "little") + data)
+            data = head + mark + self.encrypt(counter.to_bytes(12, "little"), content, aad)
+            self._out(crc32(data).to_bytes(4, "little") + data, count)
         if mark:
-            note_mark(self.marks, mark, self.next, count)
-        self.offset += count
+            note_mark(self.marks, mark, self.next - count, count)
+        if self.size - self._pushed >= _PUSH and self._synced:
+            self._handle.push(self._pushed, self.size)
+            self._pushed = self.size
 
     def declare(self, content: bytes) -> None:
         """Write one HOLE: readable without the key, because whoever evicts must read it.
@@ -117,30 +141,35 @@ class Active:
         Raises:
             OSError: See `append`.
         """
-        counter = self.counter
-        self.counter = counter + 1
+        counter = self._next_counter()
         head = _PACK(MARKER, HOLE, CLEAR, len(content) + TAG, counter, self.offset, 1)
-        tag = self.aead.seal(counter, b"", self.hash + head + content)
-        data = head + content + tag
-        self._out(crc32(data).to_bytes(4, "little") + data)
-        self.offset += 1
+        data = head + content + self.aead.seal(counter, b"", self.hash + head + content)
+        self._out(crc32(data).to_bytes(4, "little") + data, 1)
 
-    def _out(self, data: bytes | memoryview) -> None:
-        size = len(data)
+    def _next_counter(self) -> int:
+        """Use up a nonce, even if the write will fail: no two frames may share one."""
+        self.counter += 1
+        return self.counter - 1
+
+    def _out(self, data: bytes | memoryview, count: int) -> None:
+        size, offset = len(data), self.offset
+        # Before the write: an interrupt must not give a sequence twice.
+        self.offset, self.size = offset + count, self.size + size
         try:
-            written = self.write(data)
+            if self.write(data) != size:
+                raise short_write()
         except OSError:
-            self._undo()
+            self.take_back(offset, size)
             raise
-        if written != size:
-            self.short()
-        self.size += size
-        self.room -= size
 
-    def short(self) -> None:
-        """Undo a short write, as a full disk gives it, and raise."""
-        self._undo()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def take_back(self, offset: int, size: int) -> None:
+        """Bring the file back to where it stood before a frame of `size` bytes failed."""
+        self.offset, self.size = offset, self.size - size
+        self._prepared = self.size
+        try:
+            self._handle.truncate(self.size)
+        except OSError:
+            self.broken, self.limit = True, 0
 
     def _large(self, head: bytes, content: bytes, mark: bytes, counter: int) -> memoryview:
         """Return a whole frame, encrypted in place: every copy of a large block costs."""
@@ -156,12 +185,6 @@ class Active:
         frame[:4] = crc32(frame[4:]).to_bytes(4, "little")
         return frame
 
-    def _undo(self) -> None:
-        try:
-            self._handle.truncate(self.size)
-        except OSError:
-            self.broken, self.room = True, 0
-
     def sync(self, shelf: Shelf) -> None:
         """Make everything written durable; the first time also the file's name.
 
@@ -176,13 +199,21 @@ class Active:
                 shelf.disk.fsync_dir(shelf.folder)
                 self._listed = True
         except OSError:
-            self.broken, self.room = True, 0
+            self.broken, self.limit = True, 0
             raise
         self.durable = self.offset
+        if self._each and self.size + _NEAR > self._prepared:
+            self._handle.prepare(self.size, self.size + _AHEAD)
+            self._prepared = self.size + _AHEAD
 
     def close(self) -> None:
         """Close the file; never raises."""
         try:
             self._handle.close()
         except OSError:
-            self.broken, self.room = True, 0
+            self.broken, self.limit = True, 0
+
+
+def short_write() -> OSError:
+    """Return what a short write means: that is how a full disk shows."""
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

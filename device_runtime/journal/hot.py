@@ -8,74 +8,91 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import Any
 from zlib import crc32
 
 from device_runtime.format.frames import FRAME, MARKER, ROWS
 from device_runtime.format.rowframe import HEAD, LABEL_BIT, SCORES_BIT, UNLIKE_BIT, RowEncoder
 from device_runtime.format.segment import RAW, Rows
+from device_runtime.journal.active import Active, short_write
+from device_runtime.journal.seal import TAG
+from device_runtime.record import NamedTuple
 
-if TYPE_CHECKING:
-    from device_runtime.journal.active import Active
-
-TAG = 16
 _ANSWERED = LABEL_BIT | SCORES_BIT
-OneRow = Callable[[Rows, int, int], int]
+_SCORED = _ANSWERED | UNLIKE_BIT
+_FRAME = Struct("<HBBIIII").pack  # a frame's header without its CRC
+_NONCE, _CRC = Struct("<I8x").pack, Struct("<I").pack
+_NEW: Any = tuple.__new__  # three times as fast as calling the class
 
 
-def one_row(active: Active, encoder: RowEncoder) -> OneRow:
+class Appended(NamedTuple):
+    """Where rows stand now: row i is `prefix` + str(first_sequence + i).
+
+    Not `kept`: nothing was journaled (log mode `sketch`, or a journal that cannot be written and
+    is not strict); the first sequence is -1 and the prefix empty.
+    """
+
+    first_sequence: int
+    prefix: str
+    kept: bool = True
+
+
+OneRow = Callable[[Rows, int], Appended | None]
+
+
+def one_row(active: Active, encoder: RowEncoder, wall_ns: Callable[[], int]) -> OneRow:
     """Return a function that appends one plain row to a segment.
 
-    The function takes (rows, monotonic, wall), returns the row's sequence, or -1 if it left the row
+    The function takes (rows, monotonic), returns where the row stands, or None if it left the row
     alone, and raises OSError where the write fails; the segment is then as it was, or broken.
     """
     join, pack_head = b"".join, HEAD.pack
-    pack_frame = Struct("<HBBIIII").pack
     get_fixed, get_texts, known = encoder.get_fixed, encoder.get_texts, encoder.known
     encrypt, write, hash_ = active.encrypt, active.write, active.hash
     score_bytes, fixed_bytes = encoder.score_bytes, HEAD.size + 4 + encoder.fixed_bytes
-    extra, first = FRAME.size + TAG, active.header.first
+    first, prefix, extra = active.header.first, active.prefix, FRAME.size + TAG
 
-    def append(rows: Rows, monotonic: int, wall: int) -> int:
+    def append(rows: Rows, monotonic: int) -> Appended | None:
         batch, answers, flags, unlike, latency_us, numbers, mark = rows
         columns = batch.columns
         if numbers is not None or mark is not None or answers is None or RAW in columns:
-            return -1
+            return None
         try:
             k = answers.k
+            size = fixed_bytes + k * score_bytes
             if unlike is None:
-                head = pack_head(monotonic, wall, batch.first_row, latency_us, k, _ANSWERED)
-                content = join((head, flags, answers.label, answers.scores, *get_fixed(columns)))
-                size = fixed_bytes + k * score_bytes
+                head = pack_head(monotonic, wall_ns(), batch.first_row, latency_us, k, _ANSWERED)
+                content = join([head, flags, answers.label, answers.scores, *get_fixed(columns)])
             else:
-                bits = _ANSWERED | UNLIKE_BIT
-                head = pack_head(monotonic, wall, batch.first_row, latency_us, k, bits)
+                head = pack_head(monotonic, wall_ns(), batch.first_row, latency_us, k, _SCORED)
                 scored = (head, flags, answers.label, answers.scores, unlike)
-                content = join((*scored, *get_fixed(columns)))
-                size = fixed_bytes + k * score_bytes + 4
+                content = join([*scored, *get_fixed(columns)])
+                size += 4
             if len(content) != size or not k:
-                return -1  # more rows than one, or a mistake that the long way explains
+                return None  # more rows than one, or a mistake that the long way explains
             for text in get_texts(columns):
-                values = text.values
-                if len(values) != 1 or text.codes[0] != 0:
-                    return -1
-                content += known[values]
+                if text.codes[0]:
+                    return None
+                content += known[text.values]
         except (KeyError, TypeError):
-            return -1  # a column, the scores or a string that is not there
-        size = len(content)
-        if size + extra >= active.room:
-            return -1
+            return None  # a column, the scores or a string that is not there
+        size = len(content) + extra
+        end = active.size + size
+        if end > active.limit:
+            return None
         counter, offset = active.counter, active.offset
-        active.counter = counter + 1
-        head = pack_frame(MARKER, ROWS, 0, size + TAG, counter, offset, 1)
-        data = head + encrypt(counter.to_bytes(12, "little"), content, hash_ + head)
-        data = crc32(data).to_bytes(4, "little") + data
-        size += extra
-        if write(data) != size:
-            active.short()
-        active.size += size
-        active.room -= size
-        active.offset = offset + 1
-        return first + offset
+        active.counter = counter + 1  # used up, even if the write fails
+        head = _FRAME(MARKER, ROWS, 0, size - FRAME.size, counter, offset, 1)
+        data = head + encrypt(_NONCE(counter), content, hash_ + head)
+        # Before the write: an interrupt must not give a sequence twice.
+        active.offset, active.size = offset + 1, end
+        done: Appended = _NEW(Appended, (first + offset, prefix, True))
+        try:
+            if write(_CRC(crc32(data)) + data) == size:
+                return done
+            raise short_write()
+        except OSError:
+            active.take_back(offset, size)
+            raise
 
     return append

@@ -22,7 +22,7 @@ from device_runtime.format.segment import OPEN, Epoch, Header, Hole, Lane, Layou
 from device_runtime.journal import content as content_of
 from device_runtime.journal import quota
 from device_runtime.journal.active import Active
-from device_runtime.journal.hot import one_row
+from device_runtime.journal.hot import OneRow, one_row
 from device_runtime.journal.quota import Reserve, Usage
 from device_runtime.journal.recover import previous_of, recover
 from device_runtime.journal.seal import OpenFile, salvage
@@ -53,6 +53,7 @@ class Keeper:
         self._recipients = [RecipientKey(bytes.fromhex(raw)) for raw in policy.recipients]
         self._reserve = Reserve(shelf.disk, shelf.folder, policy.reserve_bytes)
         self._active: dict[Lane, Active] = {}
+        self._hot: list[OneRow | None] = [None for _ in Lane]  # the short way into each of them
         self._next: dict[Lane, int] = {}
         self._durable: dict[Lane, int] = {}
         self._bundle: tuple[str, int, str] = ("", 0, "")
@@ -92,10 +93,16 @@ class Keeper:
             layout=self._encoder.layout,
             keys=(),
         )
-        active = Active.create(self._shelf, header, self._identity, self._recipients)
-        if self._encoder.plain and self._policy.durability != "each":
-            active.one = one_row(active, self._encoder)
+        active = Active.create(
+            self._shelf,
+            header,
+            self._identity,
+            self._recipients,
+            durability=self._policy.durability,
+        )
         self._active[lane] = active
+        if self._encoder.plain and self._policy.log_mode != "sketch":
+            self._hot[lane] = one_row(active, self._encoder, self._clock.wall_ns)
         self._durable.setdefault(lane, active.header.first)
         return active
 
@@ -107,7 +114,8 @@ class Keeper:
         free = (self._limit - shelf.used) // 2
         for active in self._active.values():
             usable = not active.broken and not self._uneasy
-            active.room = min(self._segment_bytes - active.size, free) if usable else 0
+            room = min(self._segment_bytes - active.size, free) if usable else 0
+            active.limit = active.size + room
 
     @property
     def _uneasy(self) -> bool:
@@ -117,7 +125,7 @@ class Keeper:
     def _alarm(self) -> None:
         """Send the next append the long way round."""
         for active in self._active.values():
-            active.room = 0
+            active.limit = 0
 
     # --- sealing -----------------------------------------------------------------------------
 
@@ -183,6 +191,7 @@ class Keeper:
             self._shelf.put(active.name, active.size)
         if self._active.get(lane) is active:
             del self._active[lane]
+            self._hot[lane] = None
             self._next[lane] = active.next
 
     def _leave_all(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from device_runtime.clock import Clock
 from device_runtime.crypt import Identity, sha256
@@ -17,13 +16,13 @@ from device_runtime.format.schema import Schema
 from device_runtime.format.segment import Epoch, Lane, Name, Parent, RecordId, Rows
 from device_runtime.journal import content as content_of
 from device_runtime.journal.active import Active
+from device_runtime.journal.hot import Appended
 from device_runtime.journal.keeper import FULL, START_BYTES, Keeper
 from device_runtime.journal.marks import Marked, newest_marks
 from device_runtime.journal.quota import Usage
 from device_runtime.journal.recover import previous_of
 from device_runtime.journal.shelf import SealedInfo, Shelf
 from device_runtime.policy import Policy
-from device_runtime.record import NamedTuple
 
 __all__ = ["Appended", "Journal", "Marked", "SealedInfo", "Usage"]
 
@@ -31,20 +30,8 @@ _LARGE_CONTENT = 8 << 20
 _CLOCK_JUMP_NS = 5_000_000_000
 
 
-class Appended(NamedTuple):
-    """Where rows stand now: row i is `prefix` + str(first_sequence + i).
-
-    Not `kept`: nothing was journaled (log mode `sketch`, or a journal that cannot be written and
-    is not strict); the first sequence is -1 and the prefix empty.
-    """
-
-    first_sequence: int
-    prefix: str
-    kept: bool = True
-
-
+_NEVER = 1 << 62  # nanoseconds
 _NOT_KEPT = Appended(-1, "", kept=False)
-_NEW: Any = tuple.__new__  # three times as fast as calling the class
 
 
 class Journal(Keeper):
@@ -63,11 +50,13 @@ class Journal(Keeper):
         self.on_seal: Callable[[Lane, int, int], bytes | None] | None = None
         self._schema: Schema | None = None
         self._hash_key = ""
-        self._last_sync = clock.monotonic_ns()
-        self._drift = clock.wall_ns() - self._last_sync
+        self._now = clock.monotonic_ns
+        self._drift = clock.wall_ns() - self._now()
         self._sketch_only = policy.log_mode == "sketch"
         self._each = policy.durability == "each"
-        self._group_ns = policy.group_ms * 1_000_000 if policy.durability == "group" else 1 << 62
+        group = policy.group_ms * 1_000_000
+        self._sync_after = {"each": -_NEVER, "group": group}.get(policy.durability, _NEVER)
+        self._due = self._now() + self._sync_after
 
     @classmethod
     def open(
@@ -117,34 +106,40 @@ class Journal(Keeper):
             JournalFullError: No room is left, and the policy is strict.
             JournalError: The disk fails, and the policy is strict.
         """
-        clock = self._clock
-        monotonic, wall = clock.monotonic_ns(), clock.wall_ns()
-        active = self._active.get(lane)
-        if active is not None and active.one is not None:
+        monotonic = self._now()
+        one = self._hot[lane]
+        if one is not None:
             try:
-                sequence = active.one(rows, monotonic, wall)
+                done = one(rows, monotonic)
             except OSError:
-                sequence = -1  # the long way meets it again, and deals with it
-            if sequence >= 0:
-                if monotonic - self._last_sync >= self._group_ns:
-                    self._sync_due(monotonic)
-                done: Appended = _NEW(Appended, (sequence, active.prefix, True))
-                return done
-        return self._append_rows(rows, lane, monotonic, wall)
+                done = None  # the long way meets it again, and deals with it
+            if done is not None:
+                return done if monotonic < self._due else self._synced(lane, done, monotonic)
+        return self._append_rows(rows, lane, monotonic)
 
-    def _append_rows(self, rows: Rows, lane: Lane, monotonic: int, wall: int) -> Appended:
+    def _append_rows(self, rows: Rows, lane: Lane, monotonic: int) -> Appended:
         if self._sketch_only:
             return _NOT_KEPT
-        content = self._encoder.encode(rows, monotonic, wall)
+        content = self._encoder.encode(rows, monotonic, self._clock.wall_ns())
         n = rows.batch.n
         mark = b"" if rows.mark is None else MARK.pack(*rows.mark)
         if len(content) > _LARGE_CONTENT and n > 1:
             result = self._append_large(rows, lane, monotonic, mark)
         else:
             result = self._put(lane, ROWS, content, n, mark)
-        if monotonic - self._last_sync >= self._group_ns:
+        if monotonic >= self._due:
             self._sync_due(monotonic)
         return result
+
+    def _synced(self, lane: Lane, done: Appended, monotonic: int) -> Appended:
+        """Do after the short way what is due after any other."""
+        if self._each:
+            try:
+                self._sync_one(lane, self._active[lane])
+            except (OSError, JournalError) as error:
+                return self._not_kept(1, error)
+        self._sync_due(monotonic)
+        return done
 
     def _append_large(self, rows: Rows, lane: Lane, monotonic: int, mark: bytes) -> Appended:
         """Append rows that do not fit one frame; all of them into one segment: one prefix."""
@@ -183,10 +178,10 @@ class Journal(Keeper):
         return self._record(SKETCH, content_of.sketch_json(sketch, first, last))
 
     def _record(self, type: int, value: Mapping[str, object]) -> RecordId | None:
-        monotonic = self._clock.monotonic_ns()
+        monotonic = self._now()
         content = content_of.encode(monotonic, self._clock.wall_ns(), value)
         result = self._put(Lane.PRIORITY, type, content, 1)
-        if monotonic - self._last_sync >= self._group_ns:
+        if monotonic >= self._due:
             self._sync_due(monotonic)
         if not result.kept:
             return None
@@ -203,10 +198,10 @@ class Journal(Keeper):
         *,
         roll: bool = True,
     ) -> Appended:
-        """Append one frame; the usual way is short: `room` says that nothing else is due."""
+        """Append one frame; the usual way is short: `limit` says that nothing else is due."""
         active = self._active.get(lane)
         try:
-            if active is None or len(content) >= active.room:
+            if active is None or active.size + len(content) >= active.limit:
                 active = self._ready(lane, len(content), type, roll=roll)
             try:
                 active.append(type, content, count, mark)
@@ -216,15 +211,17 @@ class Journal(Keeper):
             if self._each:
                 self._sync_one(lane, active)
         except (OSError, JournalError) as error:
-            if self._policy.strict:
-                raise self._explained(error) from None
-            self._lost += count
-            self._unjournaled += count
-            self._alarm()
-            return _NOT_KEPT
-        first = active.header.first + active.offset - count
-        done: Appended = _NEW(Appended, (first, active.prefix, True))
-        return done
+            return self._not_kept(count, error)
+        return Appended(active.next - count, active.prefix)
+
+    def _not_kept(self, count: int, error: OSError | JournalError) -> Appended:
+        """Say so: by an error if the policy is strict, else by a HOLE at the next append."""
+        if self._policy.strict:
+            raise self._explained(error) from None
+        self._lost += count
+        self._unjournaled += count
+        self._alarm()
+        return _NOT_KEPT
 
     def _ready(self, lane: Lane, need: int, type: int, *, roll: bool) -> Active:
         """Return a segment that can take a frame: recover, seal, free room, declare what is due."""
@@ -287,7 +284,7 @@ class Journal(Keeper):
                     if self._policy.strict:
                         raise self._explained(error) from None
         finally:  # counted from its end: a slow disk must not be synced all the time
-            self._last_sync = self._clock.monotonic_ns()
+            self._due = self._now() + self._sync_after
 
     def _sync_one(self, lane: Lane, active: Active) -> None:
         try:
@@ -300,6 +297,9 @@ class Journal(Keeper):
 
     def _sync_due(self, monotonic: int) -> None:
         self.sync()
+        self._watch_clock(monotonic)
+
+    def _watch_clock(self, monotonic: int) -> None:
         drift = self._clock.wall_ns() - monotonic
         jump, self._drift = drift - self._drift, drift
         if abs(jump) > _CLOCK_JUMP_NS:
@@ -307,11 +307,12 @@ class Journal(Keeper):
 
     def tick(self) -> None:
         """Do what is due: group sync, seal by age, reserve, recovery that waited, clock jumps."""
-        now = self._clock.monotonic_ns()
+        now = self._now()
         if not self._recovered:
             self._recover()
-        if now - self._last_sync >= self._group_ns:
-            self._sync_due(now)
+        if now >= self._due:
+            self.sync()
+        self._watch_clock(now)
         for lane, active in list(self._active.items()):
             if now - active.header.monotonic_ns >= self._policy.segment_seconds * 1_000_000_000:
                 self._seal_guarded(lane, "age")

@@ -71,6 +71,9 @@ class _Handle:
         if stop - len(self._file.data) <= self._disk.room():
             self._file.data += bytes(stop - len(self._file.data))
 
+    def push(self, start: int, stop: int) -> None:
+        pass
+
     def sync(self) -> None:
         try:
             self._step("sync")

@@ -77,6 +77,12 @@ class _Handle:
     def sync(self) -> None:
         self._disk.guarded(self._handle.sync)
 
+    def prepare(self, start: int, stop: int) -> None:
+        self._handle.prepare(start, stop)
+
+    def push(self, start: int, stop: int) -> None:
+        self._handle.push(start, stop)
+
     def truncate(self, size: int) -> None:
         self._disk.guarded(self._handle.truncate, size)
 

@@ -51,6 +51,12 @@ class _Handle:
         self._disk.step("sync")
         self._file.kept = bytes(self._file.seen)
 
+    def prepare(self, start, stop):
+        pass
+
+    def push(self, start, stop):
+        pass
+
     def truncate(self, size):
         self._disk.step("truncate")
         del self._file.seen[size:]

@@ -1,0 +1,263 @@
+"""Durable means durable; a failing disk costs no row that was."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+
+import pytest
+
+from device_runtime.disk import RealDisk
+from device_runtime.errors import (
+    JournalError,
+    JournalFullError,
+)
+from device_runtime.format.batch import Batch
+from device_runtime.format.segment import Lane
+from device_runtime.journal.hot import one_row
+from device_runtime.journal.writer import Journal
+from edgepack.sim.disk import SimDisk
+from support import journalworld as jw
+from support.journalworld import World
+
+BULK, PRIORITY = Lane.BULK, Lane.PRIORITY
+
+
+def test_durability_of_each_policy():
+    for mode, expected in (("each", 1), ("group", 0), ("os", 0)):
+        world = World(policy=jw.policy(durability=mode))
+        journal = world.open()
+        journal.append_rows(jw.rows(0), BULK)
+        assert journal.durable_upto(BULK) == expected
+        world.clock.advance(0.2)
+        journal.append_rows(jw.rows(1), BULK)
+        assert journal.durable_upto(BULK) == {"each": 2, "group": 2, "os": 0}[mode]
+        journal.append_rows(jw.rows(2), BULK)
+        world.clock.advance(0.2)
+        journal.tick()
+        assert journal.durable_upto(BULK) == {"each": 3, "group": 3, "os": 0}[mode]
+        journal.sync()
+        assert journal.durable_upto(BULK) == 3
+
+
+def test_what_is_durable_survives_and_nothing_else_is_promised():
+    for seed in range(60):
+        world = World(disk=SimDisk(seed), policy=jw.policy(durability="group"))
+        journal = world.open()
+        prefix = ""
+        for start in range(0, 30, 2):
+            world.clock.advance(0.03)
+            prefix = journal.append_rows(jw.rows(start, 2), BULK).prefix
+        durable = journal.durable_upto(BULK)
+        world.disk.power_cut()
+        world.open()
+        found = {key[3] for key in world.everything() if key[1] == BULK}
+        assert set(range(durable)) <= found <= set(range(30))
+        assert all(prefix.split("/")[2] == key[2] for key in world.everything() if key[1] == BULK)
+
+
+def test_a_wall_clock_that_jumps_is_on_record(world):
+    world = World(policy=jw.policy(durability="group"))
+    journal = world.open()
+    world.clock.advance(1)
+    journal.append_rows(jw.rows(0), BULK)
+    world.clock.wall += 86_400 * 10**9
+    world.clock.advance(1)
+    journal.append_rows(jw.rows(1), BULK)
+    journal.seal("sync")
+    assert ("event", None) in world.everything().values()
+
+
+def test_a_failed_sync_abandons_the_file_and_loses_nothing(world):
+    for start in range(5):
+        world.journal.append_rows(jw.rows(start), BULK)
+    world.disk.fail_at(1, errno.EIO, kinds=["sync"])
+    world.journal.sync()
+    assert world.journal.durable_upto(BULK) == 5
+    world.journal.append_rows(jw.rows(5), BULK)
+    world.journal.seal("sync")
+    world.disk.power_cut()
+    world.open()
+    assert sorted(world.everything().values()) == [("row", i) for i in range(6)]
+    assert world.segments()[0][1].reason == "error"
+
+
+def test_a_failed_write_moves_on_to_another_segment(world):
+    world.journal.append_rows(jw.rows(0), BULK)
+    world.disk.fail_at(1, errno.EIO, kinds=["write"])
+    world.journal.append_rows(jw.rows(1), BULK)
+    world.journal.close()
+    assert sorted(world.everything().values()) == [("row", 0), ("row", 1)]
+    assert len(world.segments()) == 2
+
+
+def test_a_strict_journal_raises_and_a_lenient_one_declares():
+    world = World()
+    journal = world.open()
+    journal.append_rows(jw.rows(0), BULK)
+    world.disk.fail_at(1, errno.EIO, times=1000)
+    with pytest.raises(JournalError):
+        journal.append_rows(jw.rows(1), BULK)
+    world.disk.heal()
+    lenient = World(policy=jw.policy(strict=False))
+    journal = lenient.open()
+    journal.append_rows(jw.rows(0), BULK)
+    lenient.disk.fail_at(1, errno.EIO, times=1000)
+    assert not journal.append_rows(jw.rows(1, 3), BULK).kept
+    assert journal.append_event("x", {}) is None
+    lenient.disk.heal()
+    assert journal.append_rows(jw.rows(4), BULK).kept
+    journal.close()
+    what = list(lenient.everything().values())
+    holes = [hole for kind, value in what if kind == "hole" for hole in value]
+    assert sum(hole.count for hole in holes if hole.reason == "unjournaled") == 4
+    assert journal.usage().unjournaled == 4
+    assert ("row", 0) in what
+    assert ("row", 4) in what
+
+
+def test_a_full_disk_shows_as_a_short_write_and_costs_nothing(world):
+    world.journal.append_rows(jw.rows(0), BULK)
+    used = sum(world.disk.size(jw.FOLDER / name) for name in world.disk.list(jw.FOLDER))
+    world.disk.capacity = used + 100
+    with pytest.raises(JournalFullError):
+        world.journal.append_rows(jw.rows(1), BULK)
+    world.disk.capacity = 1 << 40
+    world.journal.append_rows(jw.rows(2), BULK)
+    world.journal.close()
+    assert sorted(world.everything().values()) == [("row", 0), ("row", 2)]
+
+
+# --- what the base sees ----------------------------------------------------------------------
+
+
+def test_it_works_on_a_real_disk(tmp_path):
+    world = World(disk=RealDisk(), folder=tmp_path / "journal", policy=jw.policy(durability="each"))
+    world.open()
+    for start in range(10):
+        world.journal.append_rows(jw.rows(start), BULK)
+    world.open()
+    assert world.journal.salvaged == 1
+    world.journal.append_rows(jw.rows(10), BULK)
+    world.journal.close()
+    assert sorted(world.everything().values()) == [("row", i) for i in range(11)]
+    assert isinstance(world.journal, Journal)
+    assert Batch(0, {}).n == 0
+
+
+def test_a_failed_short_way_loses_nothing_and_reuses_no_nonce():
+    schema = replace(jw.SCHEMA, columns=jw.SCHEMA.columns[:4])
+    world = World()
+    journal = world.open()
+    journal.use("flights", schema, 4, "ee" * 32)
+    for start in range(12):
+        if start % 3 == 2:
+            world.disk.fail_at(1, (errno.ENOSPC, errno.EIO)[start % 2], kinds=["write"])
+        assert journal.append_rows(jw.rows(start), BULK).kept
+    journal.close()
+    assert sorted(world.everything().values()) == [("row", i) for i in range(12)]
+
+
+def plain(world):
+    """A journal whose rows take the short way: no column is hashed."""
+    schema = replace(jw.SCHEMA, columns=jw.SCHEMA.columns[:4])
+    journal = world.open()
+    journal.use("flights", schema, 4, "ee" * 32)
+    return journal
+
+
+@pytest.mark.parametrize("mode", ["each", "group", "os"])
+def test_the_short_way_is_as_durable_as_the_long_one(mode):
+    world = World(policy=jw.policy(durability=mode))
+    journal = plain(world)
+    for start in range(4):
+        journal.append_rows(jw.rows(start), BULK)
+        assert journal.durable_upto(BULK) == (start + 1 if mode == "each" else 0)
+    world.clock.advance(0.2)
+    journal.append_rows(jw.rows(4), BULK)
+    assert journal.durable_upto(BULK) == (0 if mode == "os" else 5)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_sync_that_fails_after_the_short_way_loses_nothing(strict):
+    world = World(policy=jw.policy(durability="each", strict=strict))
+    journal = plain(world)
+    journal.append_rows(jw.rows(0), BULK)
+    world.disk.fail_at(1, errno.EIO, kinds=["sync"])
+    done = journal.append_rows(jw.rows(1), BULK)
+    assert done.kept
+    assert journal.durable_upto(BULK) == 2
+    assert journal.append_rows(jw.rows(2), BULK).first_sequence == 2
+    world.disk.power_cut()
+    plain(world)
+    assert sorted(v for v in world.everything().values() if v[0] == "row") == [
+        ("row", i) for i in range(3)
+    ]
+
+
+def test_room_made_in_advance_is_no_damage():
+    """With durability `each` a file ends in zeros; they are neither rows nor torn."""
+    for seed in range(40):
+        world = World(disk=SimDisk(seed), policy=jw.policy(durability="each"))
+        journal = plain(world)
+        for start in range(3):
+            journal.append_rows(jw.rows(start), BULK)
+        (name,) = world.disk.list(jw.FOLDER)
+        assert world.disk.read(jw.FOLDER / name).endswith(bytes(50_000))
+        world.disk.power_cut() if seed % 2 else world.disk.kill()
+        world.open()
+        ((info, _, found),) = world.segments()
+        assert found == {i: ("row", i) for i in range(3)}
+        assert info.header.torn == 0
+
+
+def test_room_made_in_advance_is_not_sealed_along():
+    world = World(policy=jw.policy(durability="each"))
+    journal = plain(world)
+    journal.append_rows(jw.rows(0, 5), BULK)
+    journal.close()
+    ((info, header, _),) = world.segments()
+    assert header.torn == 0
+    assert info.bytes < 8000
+
+
+@pytest.mark.parametrize("short", [True, False])
+@pytest.mark.parametrize("written", [True, False])
+def test_an_interrupt_inside_an_append_gives_no_sequence_twice(short, written):
+    """Ctrl-C may come between the write and the note of it; the row was never answered."""
+    world = World()
+    journal = plain(world) if short else world.open()
+    journal.append_rows(jw.rows(0), BULK)
+    active = journal._active[BULK]
+    real = active.write
+
+    def interrupted(data):
+        if written:
+            real(data)
+        raise KeyboardInterrupt
+
+    active.write = interrupted
+    if short:
+        journal._hot[BULK] = one_row(active, journal._encoder, world.clock.wall_ns)
+    with pytest.raises(KeyboardInterrupt):
+        journal.append_rows(jw.rows(1), BULK)
+    active.write = real
+    journal._hot[BULK] = None
+    assert journal.append_rows(jw.rows(2), BULK).first_sequence == 2
+    journal.close()
+    ((_, _, found),) = world.segments()
+    assert found[0] == ("row", 0)
+    assert found[2] == ("row", 2)
+    assert set(found) == ({0, 1, 2} if written else {0, 2})
+
+
+def test_a_wall_clock_that_jumps_is_on_record_whatever_the_policy():
+    for mode in ("each", "group", "os"):
+        world = World(policy=jw.policy(durability=mode))
+        journal = world.open()
+        journal.append_rows(jw.rows(0), BULK)
+        world.clock.wall += 86_400 * 10**9
+        world.clock.advance(1)
+        journal.tick()
+        journal.seal("sync")
+        assert ("event", None) in world.everything().values(), mode

@@ -1,0 +1,253 @@
+"""What is appended comes back, whichever way it went in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from array import array
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from device_runtime.errors import (
+    JournalError,
+)
+from device_runtime.format.batch import Text
+from device_runtime.format.frames import scan
+from device_runtime.format.header import open_header
+from device_runtime.format.segment import Lane, RecordId
+from device_runtime.journal.reader import FrameOpener, RowBlock, open_segment
+from support import journalworld as jw
+from support.journalworld import World
+
+BULK, PRIORITY = Lane.BULK, Lane.PRIORITY
+
+
+def only(world, lane=BULK):
+    found = [item for item in world.segments() if item[0].lane == lane]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_rows_labels_and_events_come_back(world):
+    journal = world.journal
+    first = journal.append_rows(jw.rows(0), BULK)
+    more = journal.append_rows(jw.rows(1, 40), BULK)
+    journal.append_rows(jw.invalid(41), BULK)
+    label = journal.append_label(
+        f"{first.prefix}0", True, by="record", source="op", observed_wall_ns=5
+    )
+    event = journal.append_event("install", {"n": 1})
+    sketch = journal.append_sketch(b"\1\2", 0, 41)
+    journal.seal("sync")
+    assert (first.first_sequence, more.first_sequence) == (0, 1)
+    _, header, found = only(world)
+    assert found == {i: ("row", i) for i in range(42)}
+    assert (header.bundle_name, header.bundle_version, header.layout.target) == (
+        "flights",
+        3,
+        "truth",
+    )
+    _, header, found = only(world, PRIORITY)
+    assert found == {
+        label.sequence: ("label", True),
+        event.sequence: ("event", 1),
+        sketch.sequence: ("sketch", b"\1\2"),
+    }
+    assert RecordId.parse(label.text()) == label
+
+
+def columns_of(world, lane=BULK):
+    identity, _, _ = jw.keys()
+    info = next(info for info in world.journal.sealed() if info.lane == lane)
+    data = world.journal.read(info)
+    reader = open_segment(data, secrets=jw.secrets(), device=identity.public)
+    return [record for record in reader.records() if isinstance(record, RowBlock)]
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["sealed", "salvaged"])
+@pytest.mark.parametrize("step", [1, 3, 33])
+def test_every_value_of_every_column_comes_back(world, crash, step):
+    for start in range(0, 99, step):
+        world.clock.advance(0.01)
+        world.journal.append_rows(jw.rows(start, step), BULK)
+    if crash:
+        world.disk.kill()
+        world.open()
+        assert world.journal.salvaged == 1
+    else:
+        world.journal.seal("sync")
+    (block,) = columns_of(world)
+    want = jw.rows(0, 99)
+    for name in ("id", "when", "a", "b", "t"):
+        assert np.asarray(block.columns[name]).tobytes() == want.batch.columns[name].tobytes(), name
+    assert block.columns["t"].shape == (99, 2, 2)
+    assert block.columns["c"].strings() == want.batch.columns["c"].strings()
+    hashed = block.columns["secret"].strings()
+    assert len(set(hashed)) == 4
+    assert all(len(value) == 32 and value != "s0" for value in hashed)
+    assert "gone" not in block.columns
+    assert (block.columns["_row"] == np.arange(99)).all()
+    assert (block.columns["_sequence"] == np.arange(99)).all()
+    assert (block.columns["_latency"] == 7).all()
+    assert (np.diff(block.columns["_monotonic"]) >= 0).all()
+    assert block.columns["_label"].tobytes() == want.answers.label.tobytes()
+    assert block.columns["_scores"].shape == (99, 2)
+    assert block.columns["_scores"].tobytes() == want.answers.scores.tobytes()
+    assert block.columns["_unlike"].tolist() == [0.5] * 99
+
+
+@given(st.integers(1, 40), st.integers(0, 50))
+@settings(max_examples=40)
+def test_arrays_and_numpy_give_the_same_bytes(n, start):
+    journal = World().open()
+    encode = journal._encoder.encode
+    assert encode(jw.rows(start, n), 1, 2) == encode(jw.rows(start, n, numpy=True), 1, 2)
+
+
+def test_input_row_numbers_may_jump(world):
+    rows = jw.rows(0, 3)._replace(rows=array("q", [7, 3, 90]))
+    world.journal.append_rows(rows, BULK)
+    world.journal.append_rows(jw.rows(3, 2, first_row=-1), BULK)
+    world.journal.seal("sync")
+    found = {}
+    for block in columns_of(world):
+        found |= dict(
+            zip(block.columns["_sequence"].tolist(), block.columns["_row"].tolist(), strict=True)
+        )
+    assert found == {0: 7, 1: 3, 2: 90, 3: -1, 4: -1}
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_marks_are_found_without_a_key(world, crash):
+    stream, other = b"12345678", b"abcdefgh"
+    journal = world.journal
+    journal.append_rows(jw.rows(0, 5)._replace(mark=(other, 0)), BULK)
+    journal.append_rows(jw.rows(5, 3)._replace(mark=(stream, 10)), BULK)
+    last = journal.append_rows(jw.rows(8, 4)._replace(mark=(stream, 13)), BULK)
+    journal.append_rows(jw.rows(12), BULK)
+    (mark,) = journal.marks(stream)
+    if crash:
+        world.disk.kill()
+    else:
+        journal.close()
+    world.open()
+    assert world.journal.marks(stream) == [mark]
+    assert (mark.prefix, mark.first_sequence, mark.count, mark.row) == (last.prefix, 8, 4, 13)
+    assert world.journal.marks(b"nobody..") == []
+    assert len(world.everything()) == 13
+
+
+def test_wrong_buffers_are_refused_before_anything_is_written(world):
+    rows = jw.rows(0, 3)
+    rows.batch.columns["b"] = array("i", [1, 2, 3])
+    with pytest.raises(JournalError, match="bytes"):
+        world.journal.append_rows(rows, BULK)
+    world.journal.append_rows(jw.rows(0), BULK)
+    with pytest.raises(JournalError, match="JSON"):
+        world.journal.append_label("k", float("nan"), by="key", source="x", observed_wall_ns=0)
+
+
+def test_a_block_too_large_for_a_frame_keeps_one_prefix(world, monkeypatch):
+    monkeypatch.setattr("device_runtime.journal.writer._LARGE_CONTENT", 2000)
+    world.journal._segment_bytes = 6000
+    world.journal.append_rows(jw.rows(0), BULK)
+    done = world.journal.append_rows(jw.rows(1, 500)._replace(mark=(b"12345678", 1)), BULK)
+    assert world.journal.marks(b"12345678")[0].count == 500
+    world.journal.seal("sync")
+    records = world.everything()
+    assert [records[(world.epoch.id, BULK, done.prefix.split("/")[2], i + 1)] for i in range(500)]
+    assert sorted(what for what in records.values()) == [("row", i) for i in range(501)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "data", "ref"),
+    [
+        ("string", Text.of(["customer 9"]), "customer 9"),
+        ("int64", array("q", [-12]), "-12"),
+        ("uint16", array("H", [70]), "70"),
+        ("float32", array("f", [0.1]), "0.1"),
+    ],
+)
+def test_labels_by_a_hashed_key_are_hashed_alike(dtype, data, ref):
+    schema = replace(
+        jw.SCHEMA,
+        columns=tuple(
+            replace(column, dtype=dtype, journal="hash") if column.name == "id" else column
+            for column in jw.SCHEMA.columns
+        ),
+    )
+    world = World()
+    journal = world.open()
+    journal.use("flights", schema, 4, "ee" * 32)
+    rows = jw.rows(0)
+    rows.batch.columns["id"] = data
+    journal.append_rows(rows, BULK)
+    journal.append_label(ref, 1, by="key", source="op", observed_wall_ns=0)
+    journal.close()
+    identity, _, _ = jw.keys()
+    found = {info.lane: journal.read(info) for info in journal.sealed()}
+    (block,) = open_segment(found[BULK], secrets=jw.secrets(), device=identity.public).records()
+    (label,) = open_segment(found[PRIORITY], secrets=jw.secrets(), device=identity.public).records()
+    assert block.columns["id"].strings() == [label.ref]
+    assert ref not in label.ref
+
+
+def test_a_small_request_never_imports_numpy(tmp_path):
+    script = """
+import sys
+from array import array
+from pathlib import Path
+from support import journalworld as jw
+assert "numpy" not in sys.modules, "the helper imports numpy"
+from device_runtime.disk import RealDisk
+world = jw.World(disk=RealDisk(), folder=Path(sys.argv[1]))
+journal = world.open()
+journal.append_rows(jw.rows(0, 32), jw.Lane.BULK)
+journal.append_rows(jw.rows(32), jw.Lane.BULK)
+journal.append_event("x", {})
+journal.sync()
+assert "numpy" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "j")],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": "tests:."},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@given(st.integers(0, 400), st.booleans(), st.booleans())
+@settings(max_examples=40)
+def test_the_short_way_of_one_row_writes_what_the_long_way_writes(start, scored, raw):
+    schema = replace(
+        jw.SCHEMA,
+        columns=tuple(c for c in jw.SCHEMA.columns if c.name not in ("secret", "gone")),
+    )
+    rows = jw.rows(start)
+    if not scored:
+        rows = rows._replace(unlike=None)
+    if raw:
+        rows.batch.columns["_raw"] = Text.of(["x"])
+    contents = []
+    for short in (True, False):
+        world = World()
+        journal = world.open()
+        journal.use("flights", schema, 4, "ee" * 32)
+        for _ in range(3):
+            done = journal.append_rows(rows, BULK)
+            if not short:
+                journal._hot[BULK] = None
+        assert done.first_sequence == 2
+        active = journal._active[BULK]
+        data = memoryview(world.disk.read(jw.FOLDER / active.name.text()))
+        opener = FrameOpener(data, active.hash, active.aead)
+        found = scan(data, open_header(data).end + 64).frames
+        contents.append([(frame[1:], opener.content(frame)) for frame in found])
+        assert (active.size, active.offset) == (len(data), 3)
+    assert contents[0] == contents[1]
