@@ -40,7 +40,7 @@ def demo(
     ),
     json: bool = typer.Option(False, "--json", help="Print one JSON object and nothing else."),
 ) -> None:
-    """Play the whole loop on real flights: train, ship, predict, come home, learn, ship again."""
+    """Play the whole loop on real flights. Devices run without a network."""
     from edgepack.demo import story
 
     raise typer.Exit(story.play(directory, as_json=json))

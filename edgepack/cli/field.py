@@ -87,7 +87,7 @@ def kit(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Write the kit that a device is initialised with, and show its words."""
+    """Write the kit of a device, and show its words."""
     from device_runtime.clock import SystemClock
     from edgepack.cli.keys import show_kit
     from edgepack.fleet.kit import write_kit
@@ -135,7 +135,7 @@ def accept(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Accept a device whose words you compared; what was held of it is imported at a sync."""
+    """Accept a device whose words you compared. What was held of it is imported at a sync."""
     from device_runtime.clock import SystemClock
     from edgepack.fleet import devices
 
@@ -152,7 +152,7 @@ def retire(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Stop sending bundles to a device; what it still sends is imported."""
+    """Stop sending bundles to a device. What it still sends is imported."""
     from device_runtime.clock import SystemClock
     from edgepack.fleet import devices
 
@@ -172,7 +172,7 @@ def compromise(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Leave out the rows and labels of a device whose keys may be in other hands."""
+    """Leave out the rows of a device whose keys may be stolen."""
     from device_runtime.clock import SystemClock
     from edgepack.fleet import devices
 
@@ -200,7 +200,7 @@ def sync(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Import what a stick brings, acknowledge it, and give it the newest bundles."""
+    """Import what a stick brings, hand out the newest bundles."""
     from device_runtime.clock import SystemClock
     from edgepack.courier import sync as courier
 
@@ -249,7 +249,7 @@ def audit(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Print everything that happened on a device, in the order of its signed chain."""
+    """Print what happened on a device, along its signed chain."""
     from dataclasses import asdict
 
     from edgepack.fleet.audit import audit as read_audit
@@ -300,7 +300,7 @@ def backup(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Back this workspace up; from then on acks list only what the newest backup holds."""
+    """Back this workspace up. From then on acks list only what the newest backup holds."""
     from device_runtime.clock import SystemClock
     from edgepack.store.backup import backup as make_backup
 
@@ -330,7 +330,7 @@ def restore(
     lost: Path = _LOST,
     json: bool = _JSON,
 ) -> None:
-    """Make a workspace from a backup; devices offer again what it lacks."""
+    """Make a workspace from a backup. Devices offer again what it lacks."""
     from edgepack.store.backup import restore as make_workspace
 
     screen = Screen(json)
@@ -358,9 +358,10 @@ def sim(
     worlds: int = typer.Option(1, "--worlds", help="How many worlds."),
     json: bool = _JSON,
 ) -> None:
-    """Play devices, sticks, power cuts, clones and restores on the real code; nothing may be lost.
+    """Play devices, sticks and power cuts by seed.
 
-    Everything happens in a temporary folder. A failing seed is printed and can be played again.
+    The real code on simulated disks: nothing may be lost. Everything happens in a temporary
+    folder. A failing seed is printed and can be played again.
     """
     from edgepack.sim.schedule import run_worlds
 

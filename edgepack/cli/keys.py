@@ -95,7 +95,7 @@ def rotate(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Draw new keys for a role; devices learn of it with the next bundle."""
+    """Draw new keys for a role. Devices learn of it with the next bundle."""
     from device_runtime.clock import SystemClock
     from edgepack.keys import ceremony
 
@@ -112,7 +112,7 @@ def revoke(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Revoke a key or a bundle: devices pass it over as soon as they have another one."""
+    """Revoke a key or a bundle. Devices pass it over as soon as they have another one."""
     from device_runtime.clock import SystemClock
     from edgepack.keys import ceremony
 
@@ -130,7 +130,7 @@ def recover(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Replace a stolen release (timestamp) key, or set the time floor of devices back."""
+    """Replace a stolen release key, or set the time floor back."""
     from device_runtime.clock import SystemClock
     from edgepack.keys import ceremony
 
@@ -146,7 +146,7 @@ def forget(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Destroy a key that is not in use; a journal key only when no device needs it any more."""
+    """Destroy a key that is not in use. A journal key only when no device needs it any more."""
     from edgepack.keys import ceremony
 
     ws = _open(workspace)
@@ -156,7 +156,7 @@ def forget(
 
 @guard
 def passphrase(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
-    """Give every key that is here a new passphrase; keys that are elsewhere keep theirs."""
+    """Give every key that is here a new passphrase. Keys that are elsewhere keep theirs."""
     from edgepack.keys import ceremony
     from edgepack.workspace import NEW_ENVIRONMENT, ask_passphrase
 
@@ -176,7 +176,7 @@ def downgrade(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Sign an emergency order to go back from the newest bundle to an older one."""
+    """Sign an emergency order to go back to an older bundle."""
     from device_runtime.clock import SystemClock
     from edgepack.keys import ceremony
 
@@ -193,7 +193,7 @@ def sign(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Add the signatures of the keys that are here to a half-signed root, token, bundle or kit."""
+    """Add signatures to what is half-signed. A root, token, bundle or kit; with the keys here."""
     from device_runtime.clock import SystemClock
     from edgepack.fleet import kit
     from edgepack.keys import ceremony

@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
 @guard
 def status(device: str = _DEVICE, workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
-    """Show where every device stands, what the labels say, and what is due."""
+    """Show where every device stands, and what is due."""
     from edgepack.learn.state import state
 
     screen = Screen(json)
@@ -178,7 +178,7 @@ def retrain(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Let a challenger learn from everything labelled, and propose it if it is better."""
+    """Let a challenger learn, and propose it if it is better."""
     from edgepack.learn import retrain as learn
 
     screen = Screen(json)
@@ -219,7 +219,7 @@ def report(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Write one HTML file that says it all: fleet, quality, drift, records, lineage, what next."""
+    """Write one HTML file that says it all. Fleet, quality, drift, records, lineage, what next."""
     from edgepack.report.page import write_report
 
     screen = Screen(json)
@@ -261,7 +261,7 @@ def label_queue(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Write the rows that are most worth a label; fill in `value` and import the file."""
+    """Write the rows that are most worth a label. Fill in `value` and import the file."""
     from edgepack.learn.state import write_queue
 
     screen = Screen(json)

@@ -43,7 +43,7 @@ def _ring(ws: Any) -> Any:
 
 @guard
 def check(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
-    """Hold archive, registry and tables against each other; change nothing."""
+    """Hold archive, registry and tables against each other. Change nothing."""
     from edgepack.errors import StoreError
     from edgepack.store import upkeep
 
@@ -67,7 +67,7 @@ def rebuild(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Make the tables again from the archive; nothing is only in the tables."""
+    """Make the tables again from the archive. Nothing is only in the tables."""
     from edgepack.store import upkeep
 
     screen = Screen(json)
@@ -128,7 +128,7 @@ def purge(
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
-    """Remove a device's records for good: no stick, clone or backup brings them back."""
+    """Remove a device's records for good. No stick, clone or backup brings them back."""
     from device_runtime.errors import UsageError
     from edgepack.store import upkeep
 

@@ -62,7 +62,7 @@ def init(
 
 
 def recipes(json: bool = JSON) -> None:
-    """List the recipes that come along; `init DIR --from RECIPE` copies one."""
+    """List the recipes that come along. `init DIR --from RECIPE` copies one."""
     from edgepack.setup.starts import stories
 
     screen = Screen(json)
@@ -88,7 +88,7 @@ def train(
     workspace: str = WORKSPACE,
     json: bool = JSON,
 ) -> None:
-    """Fit, convert to ONNX, prove that it answers the same, measure; write a candidate."""
+    """Fit, convert to ONNX, prove that it answers the same."""
     from edgepack.candidate.training import train_recipe
     from edgepack.workspace import Workspace
 
@@ -186,7 +186,7 @@ def sign(
     workspace: str = WORKSPACE,
     json: bool = JSON,
 ) -> None:
-    """Sign an unsigned bundle: draws its version, adds metadata and signatures."""
+    """Sign an unsigned bundle. Draws its version, adds metadata and signatures."""
     from device_runtime.clock import SystemClock
     from device_runtime.errors import UsageError
     from edgepack.keys.ring import Ring
