@@ -148,6 +148,9 @@ def guard(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter, SystemExit):
             raise
+        except BrokenPipeError as end:  # nobody reads any more: `keys list | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise typer.Exit(0) from end
         except BaseException as error:  # noqa: BLE001
             code = report_failure(error, as_json=bool(kwargs.get("json")))
             raise typer.Exit(code) from None

@@ -167,3 +167,17 @@ def test_a_read_only_stick_is_refused_and_the_base_stays_as_it_was(ws, tmp_path)
     assert "read-only" in lines[0] or "cannot be written" in lines[0]
     assert [name for name in files(ws) if name not in before] == []
     assert base("sync", stick, cwd=ws)[0] == 0
+
+
+def test_a_reader_that_has_read_enough_ends_a_command_quietly(ws):
+    script = '"$0" keys list | head -1; echo "status ${PIPESTATUS[0]}"'
+    done = subprocess.run(
+        ["bash", "-c", script, BIN / "edgepack"],
+        cwd=ws,
+        env={**os.environ, "EDGEPACK_PASSPHRASE": "right"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert done.stdout.endswith("status 0\n")
