@@ -25,6 +25,11 @@ def find_forks(registry: Registry, row: SegmentRow, header: Header) -> list[str]
 
 
 def _by_chain(registry: Registry, row: SegmentRow) -> list[str]:
+    """Look at the segments beside this one.
+
+    A device whose disk was full at a start could not seal the crashed segment before this one: the
+    link is empty then, which shows nothing.
+    """
     forms: dict[int, list[SegmentRow]] = {row.number: [row]}
     for other in registry.neighbours(row.device, row.epoch, row.lane, row.number):
         if other.hash != row.hash:
@@ -34,7 +39,8 @@ def _by_chain(registry: Registry, row: SegmentRow) -> list[str]:
         found.append(f"segment number {row.number} was written twice")
     for before, after in ((row.number - 1, row.number), (row.number, row.number + 1)):
         known = {other.hash for other in forms.get(before, [])}
-        if known and any(other.previous not in known for other in forms.get(after, [])):
+        named = {other.previous for other in forms.get(after, [])} - {""}  # "": it did not know
+        if known and not named <= known:
             found.append(f"segment number {after} follows another number {before}")
     return found
 

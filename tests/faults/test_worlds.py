@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from edgepack.sim.parts import Step
 from edgepack.sim.schedule import draw, play, shrink, text
 
 KEPT = (
@@ -48,3 +49,18 @@ def test_a_thousand_worlds_keep_every_promise(soak_budget, ring):
 def test_a_base_restored_from_before_an_enrolment_learns_the_device_again(ring):
     """Seed 100019: a device that introduced itself only once was stuck for ever."""
     assert not play(draw(100_019, 150), seed=100_019, devices=50, ring=ring)
+
+
+def test_a_chain_with_an_empty_link_is_no_fork(ring):
+    """Shrunk from seed 200072: on a full disk a crashed segment was salvaged after its follower."""
+    schedule = [
+        Step("full", 1, 5),
+        Step("dsync", 1, 9, 714500198, 8, "power"),
+        Step("row", 1, 8),
+        Step("bsync", 1, 3),
+        Step("seal", 1, 10, 876959088, 9, "power"),
+        Step("row", 1, 3),
+        Step("dsync", 1, 9),
+        Step("row", 1, 9),
+    ]
+    assert not play(schedule, seed=200_072, ring=ring)
