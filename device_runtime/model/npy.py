@@ -17,8 +17,11 @@ _NEXT = "save it with numpy.save as [rows, columns], or as a structured array wi
 
 def npy_blocks(
     stream: Any, schema: Schema, cutter: Cutter
-) -> tuple[tuple[str, ...], Iterator[RawBlock]]:
-    """Read the header; returns the ignored columns and the blocks.
+) -> tuple[Iterator[RawBlock], tuple[str, ...]]:
+    """Read a `.npy` array: structured by column name, or [n, columns] in the order of `fed`.
+
+    Returns:
+        The blocks, and the ignored columns.
 
     Raises:
         InputError: Not such an array, pickled, or its shape does not fit the schema.
@@ -33,7 +36,7 @@ def npy_blocks(
                 [f"column {name} is not there" for name in lacking],
             )
         ignored = tuple(name for name in dtype.names if name not in wanted)
-        return ignored, _blocks(stream, schema, dtype, shape, cutter)
+        return _blocks(stream, schema, dtype, shape, cutter), ignored
     if dtype.names is not None or dtype.kind not in "biuf":
         raise InputError(f"an array of {dtype} is no table of numbers", next=_NEXT)
     fed = schema.fed
@@ -42,7 +45,7 @@ def npy_blocks(
         raise InputError(
             f"the array has shape {shape}; {('n', *rest)} was wanted".replace("'", ""), next=_NEXT
         )
-    return (), _blocks(stream, schema, dtype, shape, cutter)
+    return _blocks(stream, schema, dtype, shape, cutter), ()
 
 
 def _header(stream: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:

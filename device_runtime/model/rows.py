@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from math import isnan
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from device_runtime.format.schema import Schema
-from device_runtime.record import dataclass, field
+from device_runtime.record import NamedTuple, Protocol, dataclass, field
 
 CHUNK = 4 << 20  # bytes that are read at once
 NO_OBJECT = "is not an object of column names and values"
@@ -26,7 +26,6 @@ class ByteStream(Protocol):
 
     def read(self, size: int, /) -> bytes:
         """Return at most `size` bytes; none at the end."""
-        ...
 
 
 class Fault(NamedTuple):
@@ -91,26 +90,6 @@ def from_columns(columns: Mapping[str, Any], n: int, *, first_row: int = 0) -> R
     return RawBlock(n, columns, first_row)
 
 
-def read_ndjson(
-    stream: ByteStream,
-    schema: Schema,
-    *,
-    chunk_rows: int = 65_536,
-    skip: int = 0,
-    first_rows: int = 0,
-) -> Reader:
-    """Read one JSON object a line. Blank lines are passed over and are no rows.
-
-    Args:
-        stream: Opened for bytes; need not be seekable.
-        schema: Names the columns; others are passed over.
-        chunk_rows: Rows per block at most.
-        skip: Rows to pass over, for `--resume`: the first block begins right behind them.
-        first_rows: Size of the first block at most; 0 = as the others.
-    """
-    return Reader(_ndjson(stream, schema, Cutter(chunk_rows, skip, first_rows)))
-
-
 class Cutter:
     """Says where blocks begin and end, so that a resumed run finds the same blocks again.
 
@@ -135,52 +114,9 @@ class Cutter:
             at = end
 
 
-def _ndjson(stream: ByteStream, schema: Schema, cutter: Cutter) -> Iterator[RawBlock]:
-    for lines in line_groups(stream):
-        for part, first_row in cutter.cut(len(lines)):
-            rows: list[Mapping[str, Any]] = []
-            faults: dict[int, Fault] = {}
-            for line in lines[part]:
-                value, reason = _object(line)
-                if reason:
-                    faults[len(rows)] = Fault(reason, readable(line))
-                rows.append(value)
-            block = from_rows(rows, schema, first_row=first_row)
-            yield RawBlock(block.n, block.columns, first_row, faults)
-
-
-def _object(line: bytes | None) -> tuple[Mapping[str, Any], str]:
-    if line is None:
-        return {}, TOO_LONG
-    try:
-        value = json.loads(line)
-    except UnicodeDecodeError:
-        return {}, "is not UTF-8"
-    except (ValueError, RecursionError):
-        return {}, "is not valid JSON"
-    return (value, "") if isinstance(value, dict) else ({}, NO_OBJECT)
-
-
 def readable(line: bytes | None, limit: int = 200) -> str:
     """Return how a broken row begins, as text."""
     return "" if line is None else line[: 4 * limit].decode("utf-8", "replace")[:limit]
-
-
-def line_groups(stream: ByteStream) -> Iterator[list[bytes | None]]:
-    """Yield groups of non-blank lines without their ends; None stands for one that is too long."""
-    tail, too_long = b"", False
-    for chunk, final in portions(stream):
-        pieces = (tail + chunk).split(b"\n")
-        tail = b"" if final else pieces.pop()
-        lines: list[bytes | None] = [piece for piece in pieces if piece.strip()]
-        if too_long and pieces:
-            # The first end of a line ends the one that was too long.
-            lines = [None, *lines[bool(pieces[0].strip()) :]]
-            too_long = False
-        lines = [None if line and len(line) > MAX_RECORD else line for line in lines]
-        if len(tail) > MAX_RECORD:
-            tail, too_long = b"", True
-        yield lines
 
 
 def portions(stream: ByteStream) -> Iterator[tuple[bytes, bool]]:
@@ -207,53 +143,6 @@ def _waits(stream: ByteStream) -> bool:
     return not (seekable and seekable())
 
 
-def read_npy(
-    stream: ByteStream,
-    schema: Schema,
-    *,
-    chunk_rows: int = 65_536,
-    skip: int = 0,
-    first_rows: int = 0,
-) -> Reader:
-    """Read a `.npy` array: structured by column name, or [n, columns] in the order of `fed`.
-
-    Raises:
-        InputError: Not such an array, pickled, or its shape does not fit the schema.
-    """
-    from device_runtime.model.npy import npy_blocks
-
-    ignored, blocks = npy_blocks(stream, schema, Cutter(chunk_rows, skip, first_rows))
-    return Reader(blocks, ignored)
-
-
-def read_csv(
-    stream: ByteStream,
-    schema: Schema,
-    *,
-    chunk_rows: int = 65_536,
-    skip: int = 0,
-    first_rows: int = 0,
-) -> Reader:
-    """Read CSV (RFC 4180) in UTF-8, or UTF-16 with a byte order mark.
-
-    The separator is the one of comma, semicolon and tab under which most columns are found.
-
-    Args:
-        stream: Opened for bytes; need not be seekable.
-        schema: Names the columns; others are ignored and named once.
-        chunk_rows: Rows per block at most.
-        skip: Data rows to pass over, for `--resume`.
-        first_rows: Size of the first block at most; 0 = as the others.
-
-    Raises:
-        InputError: The header lacks a column, names one twice, or there is none.
-    """
-    from device_runtime.model.csvs import CsvSource
-
-    source = CsvSource(stream, schema)
-    return Reader(source.blocks(Cutter(chunk_rows, skip, first_rows)), source.ignored)
-
-
 def open_input(
     stream: ByteStream,
     schema: Schema,
@@ -263,7 +152,15 @@ def open_input(
     skip: int = 0,
     first_rows: int = 0,
 ) -> Reader:
-    """Choose the reader by the suffix of `name`, or (stdin) by the first bytes.
+    """Read CSV, NDJSON or `.npy`: told by the suffix of `name`, or (stdin) by the first bytes.
+
+    Args:
+        stream: Opened for bytes; need not be seekable.
+        schema: Names the columns; others are ignored and named once.
+        name: File name, or only its suffix.
+        chunk_rows: Rows per block at most.
+        skip: Rows to pass over, for `--resume`: the first block begins right behind them.
+        first_rows: Size of the first block at most; 0 = as the others.
 
     Raises:
         InputError: The input's head does not fit the schema.
@@ -275,8 +172,19 @@ def open_input(
         kind = "npy" if head[:6] == b"\x93NUMPY" else "csv"
         if head.lstrip()[:1] == b"{":
             kind = "ndjson"
-    read = {"ndjson": read_ndjson, "jsonl": read_ndjson, "npy": read_npy}.get(kind, read_csv)
-    return read(stream, schema, chunk_rows=chunk_rows, skip=skip, first_rows=first_rows)
+    cutter = Cutter(chunk_rows, skip, first_rows)
+    if kind == "npy":
+        from device_runtime.model.npy import npy_blocks
+
+        return Reader(*npy_blocks(stream, schema, cutter))
+    if kind in ("ndjson", "jsonl"):
+        from device_runtime.model.ndjson import ndjson_blocks
+
+        return Reader(ndjson_blocks(stream, schema, cutter))
+    from device_runtime.model.csvs import CsvSource
+
+    source = CsvSource(stream, schema)
+    return Reader(source.blocks(cutter), source.ignored)
 
 
 class Rest:

@@ -14,6 +14,7 @@ from device_runtime.format.batch import MISSING_CODE, Text
 from device_runtime.format.schema import MISSING_TIME, Column, ModelOutput, Schema
 from device_runtime.model import bulk, check, rows
 from device_runtime.model.values import Rule
+from support.rowlab import read_csv
 
 DTYPES = ["float32", "float64", "int8", "int16", "int64", "uint8", "uint64", "bool", "timestamp"]
 
@@ -250,12 +251,12 @@ def test_csv_of_many_rows_equals_csv_of_few():
     ]
     lines[7] = "2013-01-01,,x,3"
     header = "t,v,c,i\n"
-    whole = next(iter(rows.read_csv(io.BytesIO((header + "\n".join(lines)).encode()), plan)))
+    whole = next(iter(read_csv(io.BytesIO((header + "\n".join(lines)).encode()), plan)))
     many = check.check(whole, plan)
     assert not many.invalid
     for start in range(0, 500, 25):
         part = header + "\n".join(lines[start : start + 25]) + "\n"
-        few = check.check(next(iter(rows.read_csv(io.BytesIO(part.encode()), plan))), plan)
+        few = check.check(next(iter(read_csv(io.BytesIO(part.encode()), plan))), plan)
         for name in ("t", "v", "i"):
             assert list(few.whole.columns[name]) == pytest.approx(
                 many.whole.columns[name][start : start + 25].tolist(), rel=0, abs=0, nan_ok=True

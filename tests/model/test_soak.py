@@ -25,7 +25,7 @@ from device_runtime.model import check, rows
 plan = Schema("regression", (Column("id", "key", "int64"),
     Column("v", "input", "float64", missing=True)), (), ModelOutput(("y",), "y"))
 checker, n, bad = check.Checker(plan), 0, []
-for block in rows.read_csv(sys.stdin.buffer, plan):
+for block in rows.open_input(sys.stdin.buffer, plan, name=".csv"):
     found = checker.check(block)
     n += block.n
     bad += [(block.first_row + item.position, item.issues[0]) for item in found.invalid]
@@ -71,7 +71,7 @@ def test_a_line_of_a_gigabyte_is_one_fault():
 @pytest.mark.soak
 def test_a_gigabyte_without_any_line_end_is_refused():
     with pytest.raises(Exception, match="header is longer"):
-        rows.read_csv(Endless(), PLAN)
+        rows.open_input(Endless(), PLAN, name=".csv")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 << 20
 
 
