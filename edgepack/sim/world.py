@@ -302,7 +302,7 @@ class World(Scene):
         self.ring.recover()
         for one in self.machines:
             one.disk.capacity = 1 << 40
-        least = 2 if len(self.machines) < MANY else 1
+        least = 2 if len(self.machines) < MANY else 0
         for turn in range(ROUNDS):
             self._accept_all()
             for number in range(len(self.machines)):
