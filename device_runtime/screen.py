@@ -75,6 +75,7 @@ class _CountingHandle:
     def __init__(self, inner: Handle, progress: Progress) -> None:
         self._inner, self._progress = inner, progress
         self.sync, self.truncate, self.close = inner.sync, inner.truncate, inner.close
+        self.prepare, self.push = inner.prepare, inner.push
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         written = self._inner.write(data)

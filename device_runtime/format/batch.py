@@ -9,7 +9,9 @@ same bytes, so the path of a small request needs no numpy.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
+from struct import Struct
 from typing import Any
 
 from device_runtime.record import dataclass
@@ -43,6 +45,88 @@ class Text:
         """Return one string (or None) per row."""
         values = self.values
         return [None if code == MISSING_CODE else values[code] for code in self.codes]
+
+
+class Form:
+    """The numbers of one row of a schema, side by side.
+
+    Args:
+        names: All columns, in order.
+        codes: Type codes of `array` by column; "" for one that is no single number.
+    """
+
+    def __init__(self, names: Sequence[str], codes: Sequence[str]) -> None:
+        self.names = tuple(names)
+        pairs = [(name, code) for name, code in zip(names, codes, strict=True) if code]
+        self.numbers = tuple(name for name, _ in pairs)
+        self.codes = "".join(code for _, code in pairs)
+        self.struct = Struct("<" + self.codes)
+        self.places = {name: place for place, name in enumerate(self.numbers)}
+        self._picks: dict[tuple[str, ...], Callable[[Any], tuple[Any, ...]]] = {}
+        self._packs: dict[tuple[str, ...], Callable[..., bytes] | None] = {self.numbers: None}
+
+    def pick(self, names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+        """Return what takes these columns out of a row's values; KeyError for what is no number."""
+        found = self._picks.get(names)
+        if found is None:
+            places = [self.places[name] for name in names]
+            whole = places == list(range(len(self.numbers)))
+            found = tuple if whole else itemgetter(*places) if len(places) > 1 else None
+            if found is None:
+                found = lambda values: tuple([values[place] for place in places])  # noqa: E731
+            self._picks[names] = found
+        return found
+
+    def pack(self, names: tuple[str, ...]) -> Callable[..., bytes] | None:
+        """Return what packs these columns' values; None where that is the row's own piece."""
+        if names not in self._packs:
+            codes = "".join(self.codes[self.places[name]] for name in names)
+            self._packs[names] = Struct("<" + codes).pack
+        return self._packs[names]
+
+
+class SingleRow(Mapping[str, Any]):
+    """The columns of one row: its numbers in one piece, and each by name where somebody asks.
+
+    Attributes:
+        form: Which numbers, in which order.
+        numbers: They, as they are stored.
+        packed: Their bytes, little-endian.
+        rest: The other columns.
+    """
+
+    __slots__ = ("_made", "form", "numbers", "packed", "rest")
+
+    def __init__(
+        self, form: Form, numbers: tuple[Any, ...], packed: bytes, rest: dict[str, Any]
+    ) -> None:
+        self.form, self.numbers, self.packed, self.rest = form, numbers, packed, rest
+        self._made = dict(rest)
+
+    def pick(self, names: tuple[str, ...]) -> tuple[Any, ...]:
+        """Return the numbers of some columns; KeyError where one has no single number."""
+        return self.form.pick(names)(self.numbers)
+
+    def pack(self, names: tuple[str, ...]) -> bytes:
+        """Return the bytes of the numbers of some columns, one behind the other; see `pick`."""
+        pack = self.form.pack(names)
+        return self.packed if pack is None else pack(*self.form.pick(names)(self.numbers))
+
+    def __getitem__(self, name: str) -> Any:
+        found = self._made.get(name)
+        if found is None:
+            place = self.form.places[name]
+            found = self._made[name] = array(self.form.codes[place], (self.numbers[place],))
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.form.names)
+
+    def __len__(self) -> int:
+        return len(self.form.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.form.places or name in self.rest
 
 
 ColumnData = Any

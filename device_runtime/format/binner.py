@@ -9,10 +9,10 @@ import math
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from device_runtime.format.batch import MISSING_CODE, Answers, Batch, Text
+from device_runtime.format.batch import MISSING_CODE, Answers, Batch, SingleRow, Text
 from device_runtime.format.schema import MISSING_TIME, Column, Schema
 from device_runtime.format.sketch import RATES, Histogram, Profile, Sketch
 from device_runtime.record import NamedTuple
@@ -46,6 +46,13 @@ class Binner:
             for item in profile.columns
             if item.name in names
         ]
+        self._scalars = [plan for plan in self._plans if _is_scalar(plan.column)]
+        self._others = [plan for plan in self._plans if not _is_scalar(plan.column)]
+        self._numbers = tuple(plan.name for plan in self._scalars)
+        self._given = frozenset(self._numbers)
+        listed = profile.prediction.values if profile.prediction is not None else ()
+        slot = {value: index for index, value in enumerate(listed)}
+        self._slots = [slot.get(name, len(slot)) for name in schema.output.names]
 
     def add(self, sketch: Sketch, batch: Batch, answers: Answers | None, flags: Any) -> None:
         """Count the valid rows of a batch.
@@ -56,9 +63,32 @@ class Binner:
             answers: What the model said about them, or None.
             flags: uint16 per row (buffer with `tolist`), as journaled.
         """
-        small = batch.n <= SMALL
-        given = batch.columns
-        for name, edges, column, lookup in self._plans:
+        self._add(sketch, batch, answers, flags, self._plans)
+
+    def takes(self, batch: Batch) -> bool:
+        """Whether a batch is one row that `add_rows` can count."""
+        row = batch.columns
+        return type(row) is SingleRow and row.form.places.keys() >= self._given
+
+    def add_rows(self, sketch: Sketch, rows: Sequence[tuple[Batch, Answers | None, Any]]) -> None:
+        """Count rows that came one by one, column by column: twice as fast as row by row.
+
+        Args:
+            sketch: As for `add`.
+            rows: What `add` would be given; `takes` said yes to each batch.
+        """
+        ones: list[Any] = [batch.columns for batch, _, _ in rows]
+        values = zip(*(row.pick(self._numbers) for row in ones), strict=True)
+        for plan, column in zip(self._scalars, values, strict=True):
+            _count_small(sketch.counts[plan.name], plan.edges, column)
+        for batch, answers, flags in rows:
+            self._add(sketch, batch, answers, flags, self._others)
+
+    def _add(
+        self, sketch: Sketch, batch: Batch, answers: Answers | None, flags: Any, plans: list[_Plan]
+    ) -> None:
+        small, given = batch.n <= SMALL, batch.columns
+        for name, edges, column, lookup in plans:
             data = given.get(name)
             if data is None:
                 continue
@@ -73,20 +103,21 @@ class Binner:
                 _count_small(counts, edges, data)
         if answers is not None:
             self._add_answers(sketch, answers)
-        for bits, rows in Counter(flags.tolist()).items():
-            for name, bit in RATES:
-                if bits & bit:
-                    sketch.flags[name] += rows
+        if batch.n > 1 or flags[0]:
+            for bits, rows in Counter(flags.tolist()).items():
+                for name, bit in RATES:
+                    if bits & bit:
+                        sketch.flags[name] += rows
         sketch.n += batch.n
 
     def _add_answers(self, sketch: Sketch, answers: Answers) -> None:
-        profile, names = self.profile, self._schema.output.names
+        profile, slots = self.profile, self._slots
         if profile.prediction is not None and profile.prediction.kind == "text":
             counts = sketch.counts["prediction"]
-            slot = {value: index for index, value in enumerate(profile.prediction.values)}
-            for label, rows in Counter(flat(answers.label)).items():
-                known = 0 <= label < len(names)
-                counts[slot.get(names[label], len(slot)) if known else -2] += rows
+            labels = flat(answers.label)
+            found = Counter(labels).items() if len(labels) > 1 else [(labels[0], 1)]
+            for label, rows in found:
+                counts[slots[label] if 0 <= label < len(slots) else -2] += rows
         elif profile.prediction is not None:
             _count_values(sketch.counts["prediction"], profile.prediction.edges, first(answers))
         if profile.confidence is not None:
@@ -128,6 +159,11 @@ def first(answers: Answers) -> Any:
 
 
 # --- counting ---
+
+
+def _is_scalar(column: Column) -> bool:
+    """Whether a row has one number of it that is counted as it is."""
+    return not column.shape and column.dtype not in {"timestamp", "string"}
 
 
 def _lookup(item: Histogram, schema: Schema) -> Callable[[str], int]:

@@ -51,10 +51,13 @@ class RowEncoder:
     Attributes:
         layout: What a row is made of.
         plain: Whether no field is hashed.
+        fixed: Names of the numeric columns.
+        texts: Names of the text columns.
         get_fixed: Takes the numeric columns out of a mapping.
         get_texts: Takes the text columns out of a mapping.
         fixed_bytes: Bytes of the numeric columns of one row.
         score_bytes: Bytes of one score.
+        numbers: The numeric columns, where each is one number a row.
         known: One string → its bytes as the text of one row.
     """
 
@@ -62,17 +65,19 @@ class RowEncoder:
         self.layout = layout
         self._hash_key = hash_key
         self._schema = schema
-        self._fixed = [field.name for field in layout.fields if field.dtype != "string"]
-        self._texts = [field.name for field in layout.fields if field.dtype == "string"]
+        self.fixed = [field.name for field in layout.fields if field.dtype != "string"]
+        self.texts = [field.name for field in layout.fields if field.dtype == "string"]
         self._hashed = [field.name for field in layout.fields if field.journal == "hash"]
         self._sizes = {field.name: field_bytes(field) for field in layout.fields}
-        self.get_fixed = _getter(self._fixed)
-        self.get_texts = _getter(self._texts)
-        self.fixed_bytes = sum(self._sizes[name] for name in self._fixed)
+        self.get_fixed = _getter(self.fixed)
+        self.get_texts = _getter(self.texts)
+        self.fixed_bytes = sum(self._sizes[name] for name in self.fixed)
         self.score_bytes = DTYPES[layout.scores][1]
         self.known: dict[tuple[str, ...], bytes] = {}
         self._vocabulary: dict[int, tuple[tuple[str, ...], bytes]] = {}
         self.plain = not self._hashed
+        shaped = any(field.shape and field.dtype != "string" for field in layout.fields)
+        self.numbers = None if shaped else tuple(self.fixed)
 
     def encode(self, rows: Rows, monotonic: int, wall: int) -> bytes:
         """Return the content of one frame.
@@ -107,9 +112,9 @@ class RowEncoder:
             size += self.fixed_bytes
         except KeyError:
             bits, present = bits | PARTIAL, self._present(columns)
-            given = [name for name in self._fixed if name in columns]
+            given = [name for name in self.fixed if name in columns]
             parts += [columns[name] for name in given]
-            texts = [columns[name] for name in self._texts if name in columns]
+            texts = [columns[name] for name in self.texts if name in columns]
             size += sum(self._sizes[name] for name in given)
         if RAW in columns:
             bits |= RAW_BIT

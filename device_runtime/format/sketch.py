@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from operator import add
 from typing import Any, Literal
 
 from device_runtime.errors import FormatError, UnsupportedVersionError
@@ -142,7 +143,8 @@ class Sketch:
             if mine is None or len(mine) != len(theirs):
                 raise FormatError(f"sketches of different profiles do not merge ({name})")
         for name, theirs in other.counts.items():
-            self.counts[name] = [a + b for a, b in zip(self.counts[name], theirs, strict=True)]
+            mine = self.counts[name]
+            mine[:] = map(add, mine, theirs)
         for name, rows in other.flags.items():
             self.flags[name] = self.flags.get(name, 0) + rows
         self.n += other.n

@@ -22,6 +22,7 @@ from device_runtime.record import dataclass
 
 WINDOW = 4096
 BUCKET = 512
+TOGETHER = 32  # rows that come one by one are counted so many at a time
 MIN_ROWS = 500
 LOOKS = 2
 CLEAR = 0.8
@@ -76,18 +77,31 @@ class Sentinel:
         self.total = Sketch.empty(profile)
         self._untaken = Sketch.empty(profile)
         self._unseen_rows = 0  # since the last look
+        self._rows: list[tuple[Batch, Answers | None, Any]] = []  # not counted yet
 
     def add(self, batch: Batch, answers: Answers | None, flags: Any) -> list[Alarm]:
         """Count valid rows; return the alarms that were raised or cleared by them."""
         newest = self._window[-1]
-        self._binner.add(newest, batch, answers, flags)
+        if self._binner.takes(batch):
+            self._rows.append((batch, answers, flags))
+        else:
+            self._binner.add(newest, batch, answers, flags)
         self._unseen_rows += batch.n
-        if newest.n >= BUCKET:
+        full = newest.n + len(self._rows) >= BUCKET
+        if full or len(self._rows) == TOGETHER:
+            self._settle()
+        if full:
             self._close_bucket()
         if self._unseen_rows < BUCKET:
             return []
         self._unseen_rows = 0
         return self._look()
+
+    def _settle(self) -> None:
+        """Count the rows that came one by one; before anything reads the newest bucket."""
+        rows, self._rows = self._rows, []
+        if rows:
+            self._binner.add_rows(self._window[-1], rows)
 
     def add_invalid(self, rows: int) -> None:
         """Count rows that did not pass the check."""
@@ -127,6 +141,7 @@ class Sentinel:
 
     def window(self) -> Sketch:
         """Return one sketch of the whole window."""
+        self._settle()
         merged = Sketch.empty(self.profile)
         for sketch in self._window:
             merged.merge(sketch)
@@ -134,6 +149,7 @@ class Sentinel:
 
     def everything(self) -> Sketch:
         """Return one sketch of all rows since the bundle was activated: it travels home."""
+        self._settle()
         merged = Sketch.empty(self.profile)
         merged.merge(self.total)
         merged.merge(self._window[-1])
@@ -141,6 +157,7 @@ class Sentinel:
 
     def take(self, least: int) -> Sketch | None:
         """Return a sketch of the rows of this process since the last call; None if too few."""
+        self._settle()
         if self._untaken.n + self._window[-1].n < least:
             return None
         if self._window[-1].n:
@@ -170,6 +187,7 @@ class Sentinel:
 
     def to_bytes(self) -> bytes:
         """Return the file that `load` reads back."""
+        self._settle()
         window = [Sketch.empty(self.profile)]
         for sketch in self._window:  # processes of a few rows each leave one bucket, not many
             if window[-1].n + sketch.n > BUCKET:

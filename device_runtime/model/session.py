@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from device_runtime.errors import ModelLoadError, RunError
-from device_runtime.format.batch import SMALL, Answers, Batch
+from device_runtime.format.batch import SMALL, Answers, Batch, SingleRow
 from device_runtime.format.schema import DTYPES, Column, ModelInput, Schema
 from device_runtime.model import answers as reading
 from device_runtime.model import feeds
-from device_runtime.model.capi import Feed, Model, Port, Strings
+from device_runtime.model.capi import Model, Port, Strings
 from device_runtime.model.ortlib import no_telemetry
 from device_runtime.record import Protocol
 
@@ -76,6 +76,7 @@ class _Plan:
     def __init__(self, schema: Schema, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
         self.schema = schema
         self.items: list[tuple[ModelInput, tuple[Column, ...], int]] = []
+        self.plain = True  # one row can be fed the short way
         ports = {port.name: port for port in inputs}
         for item in schema.inputs:
             columns = tuple(schema.column(name) for name in item.columns)
@@ -84,6 +85,8 @@ class _Plan:
                 raise ModelLoadError(f"the model has no input {item.tensor}, but its schema does")
             _check_input(item, columns, port)
             self.items.append((item, columns, len(port.shape)))
+            self.plain = self.plain and feeds.is_plain(item, columns)
+        self.shapes = [feeds.shape_of(columns, 1, rank) for _, columns, rank in self.items]
         if ports:
             raise ModelLoadError(f"the model wants inputs that no column fills: {', '.join(ports)}")
         self.scores, self.label = schema.output.scores, schema.output.label
@@ -163,10 +166,17 @@ class _CapiSession:
         plan = self._plan
         if batch.n == 0:
             return _empty(plan.schema)
-        build = feeds.small if batch.n <= SMALL else feeds.bulk
-        tensors: dict[str, Feed] = {
-            item.tensor: build(item, columns, batch, rank) for item, columns, rank in plan.items
-        }
+        row = batch.columns
+        if plan.plain and type(row) is SingleRow:
+            tensors = {
+                item.tensor: feeds.one(item, row, shape)
+                for (item, _, _), shape in zip(plan.items, plan.shapes, strict=True)
+            }
+        else:
+            build = feeds.small if batch.n <= SMALL else feeds.bulk
+            tensors = {
+                item.tensor: build(item, columns, batch, rank) for item, columns, rank in plan.items
+            }
         found = dict(zip(plan.wanted, self._model.run(tensors, plan.wanted), strict=True))
         scores = found[plan.scores][1] if plan.scores is not None else None
         label = found[plan.label][1] if plan.label is not None else None
