@@ -5,17 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import random
-import signal
 import struct
-import subprocess
-import sys
 import time
 import tracemalloc
 import zlib
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from device_runtime.clock import SystemClock
 from device_runtime.crypt import sha256
 from device_runtime.disk import RealDisk
 from device_runtime.errors import FormatError, JournalError, SegmentError
@@ -44,6 +43,7 @@ from device_runtime.journal.reader import open_segment
 from device_runtime.journal.seal import new_key
 from support import journalworld as jw
 from support.journalworld import World
+from support.zygote import Report, killed
 
 BULK = Lane.BULK
 
@@ -279,47 +279,29 @@ def test_a_stranger_file_is_never_read_as_a_segment():
         assert Name.parse(text) is None
 
 
-WRITER = """
-import sys
-from pathlib import Path
-from support import journalworld as jw
-from device_runtime.clock import SystemClock
-from device_runtime.disk import RealDisk
-world = jw.World(disk=RealDisk(), folder=Path(sys.argv[1]), clock=SystemClock(),
-                 policy=jw.policy(durability="group", segment_bytes=30_000, group_ms=5))
-journal = world.open()
-number = int(sys.argv[2])
-while True:
-    step = 1 + number % 3
-    journal.append_rows(jw.rows(number, step), jw.Lane.BULK)
-    number += step
-    journal.append_event("e", {"n": number})
-    print(number, flush=True)
-"""
-
-
-def kill_once(folder: Path, first: int, seconds: float) -> int:
-    """Run a writer, kill it; return the number after the last row that it reported."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(folder), str(first)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={"PYTHONPATH": "tests:."},
+def write_on(folder: Path, number: int, report: Report) -> None:
+    """Journal for ever, saying after each append which row comes next."""
+    world = World(
+        disk=RealDisk(),
+        folder=folder,
+        clock=SystemClock(),
+        policy=jw.policy(durability="group", segment_bytes=30_000, group_ms=5),
     )
-    with process:
-        line = process.stdout.readline()
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        rest = process.stdout.read()
-    lines = [text for text in (line + rest).split("\n") if text]
-    return int(lines[-1])
+    journal = world.open()
+    while True:
+        step = 1 + number % 3
+        journal.append_rows(jw.rows(number, step), jw.Lane.BULK)
+        number += step
+        journal.append_event("e", {"n": number})
+        report(str(number))
 
 
 def kills(folder: Path, rounds: int, rng: random.Random) -> int:
     """Kill writers at random; every row that any of them reported must be there."""
     number = 0
     for _ in range(rounds):
-        number = max(number, kill_once(folder, number, rng.random() * 0.1))
+        told = killed(partial(write_on, folder, number), rng.random() * 0.03)
+        number = max(number, int(told[-1]))
         world = World(disk=RealDisk(), folder=folder, policy=jw.policy())
         world.open()
         found = [what[1] for what in world.everything().values() if what[0] == "row"]
