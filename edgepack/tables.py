@@ -209,16 +209,42 @@ def _chunks(path: Path, rows: int) -> Iterator[pd.DataFrame]:
         yield from pd.read_csv(path, chunksize=rows)
 
 
-def count_rows(recipe: Recipe) -> int | None:
-    """Return the number of rows without reading them, where the files tell (Parquet)."""
+def size_of(recipe: Recipe) -> tuple[int, int] | None:
+    """Return about how many (rows, inputs) the files hold, without reading them.
+
+    Parquet and Delta tell; lines of text are counted by their length in the first megabyte. None
+    where `rows()` of recipe.py makes the rows.
+    """
+    if recipe.function("rows") is not None:
+        return None
+    rows = 0
+    names: list[str] = []
+    for path in sources(recipe):
+        try:
+            some, names = _size(path)
+        except Exception:  # noqa: BLE001 — reading it will say what is wrong
+            return None
+        rows += some
+    others = {*recipe.target, recipe.key, recipe.time, *recipe.forbidden}
+    return rows, len(recipe.inputs or [name for name in names if name not in others])
+
+
+def _size(path: Path) -> tuple[int, list[str]]:
     import pyarrow.parquet as pq
 
-    total = 0
-    for path in sources(recipe):
-        if path.suffix not in (".parquet", ".pq"):
-            return None
-        total += pq.read_metadata(path).num_rows
-    return total
+    if path.is_dir():
+        found = delta_dataset(path)
+        return found.count_rows(), found.schema.names
+    if path.suffix in (".parquet", ".pq"):
+        facts = pq.read_metadata(path)
+        return facts.num_rows, facts.schema.to_arrow_schema().names
+    if path.suffix in (".gz", ".xz"):
+        raise ValueError(path.name)
+    with path.open("rb") as file:
+        head = file.read(1 << 20)
+    lines = max(head.count(b"\n"), 1)
+    names = head.split(b"\n", 1)[0].decode(errors="replace").replace("\t", ",").split(",")
+    return path.stat().st_size * lines // max(len(head), 1), names
 
 
 def _from_hook(recipe: Recipe, until: Any) -> pd.DataFrame:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PACKAGES = (
+    "edgepack",
     "numpy",
     "pandas",
     "scipy",

@@ -91,7 +91,16 @@ def fit_rows(recipe: Recipe, rows: Iterable[pd.DataFrame], sample: Thinned) -> F
 
 
 def make_streamed(ws: Workspace, recipe: Recipe, *, until: Any = None) -> Candidate:
-    """Train in constant memory and write a candidate.
+    """Train in constant memory and write a candidate; see `made_streamed`."""
+    runtime = ws.device_class(recipe.device_class).onnxruntime
+    made, story = made_streamed(recipe, runtime, until=until)
+    return write(ws, recipe, made, story, kind="train")
+
+
+def made_streamed(
+    recipe: Recipe, onnxruntime: str, *, until: Any = None
+) -> tuple[Made, dict[str, Any]]:
+    """Train in constant memory; return what goes into the folder, and its lineage.
 
     The last rows measure the model; then (unless `[training] refit = false`) it is fitted again on
     all rows, as in memory.
@@ -101,19 +110,18 @@ def make_streamed(ws: Workspace, recipe: Recipe, *, until: Any = None) -> Candid
         DataError: Too few rows, or a target that cannot be learned.
         ConversionError, ParityError: The model.
     """
-    runtime = ws.device_class(recipe.device_class).onnxruntime
     total = sum(len(rows) for rows in batches(recipe, recipe.batch_rows, until))
     learn = round(total * (1 - recipe.test))
     if learn < 1 or learn == total:
         raise DataError(f"{total} rows of {recipe.name} are too few", next="give more rows")
     taught, held = Thinned(recipe.time), Thinned(recipe.time)
     fitted = fit_rows(recipe, _older(recipe, until, learn, held), taught)
-    found = measured(recipe, fitted, taught.whole(), held.whole(), runtime)
+    found = measured(recipe, fitted, taught.whole(), held.whole(), onnxruntime)
     proven = found.proven
     if recipe.refit:
         taught = Thinned(recipe.time)
         fitted = fit_rows(recipe, batches(recipe, recipe.batch_rows, until), taught)
-        proven = prove(fitted, taught.whole(), held.whole(), onnxruntime=runtime)
+        proven = prove(fitted, taught.whole(), held.whole(), onnxruntime=onnxruntime)
     parts = Split(taught.whole(), held.whole(), "by order of the files, the last ones")
     made = streamed(made_of(recipe, found, proven, parts.train, parts), taught)
     story = lineages.describe(
@@ -126,7 +134,7 @@ def make_streamed(ws: Workspace, recipe: Recipe, *, until: Any = None) -> Candid
         model=proven.onnx.model,
         extra={"data": data_facts(recipe, taught)},
     )
-    return write(ws, recipe, made, story, kind="train")
+    return made, story
 
 
 def streamed(made: Made, taught: Thinned) -> Made:

@@ -7,6 +7,7 @@ from typing import Any
 from edgepack.candidate import Candidate, make_candidate
 from edgepack.recipe import load_recipe
 from edgepack.tables import ignored, read_table
+from edgepack.train.engines import check_beforehand
 from edgepack.workspace import Workspace
 
 
@@ -32,6 +33,8 @@ def train_recipe(
         from edgepack.candidate.streaming import make_streamed
 
         return make_streamed(ws, recipe, until=until), []
+    if until is None:  # with a cut nobody knows yet how much stays
+        check_beforehand(recipe)
     frame = read_table(recipe, until)
     return make_candidate(ws, recipe, frame, until=until), _unused(recipe, frame)
 

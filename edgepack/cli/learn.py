@@ -175,6 +175,9 @@ def _show_drift(screen: Screen, found: list[Drift], notes: list[str]) -> None:
 def retrain(
     name: str = _NAME,
     accept: bool = typer.Option(False, "--accept", help="Take the newest proposal; train nothing."),
+    again: int | None = typer.Option(
+        None, "--again", help="Train this signed version again from its lineage; compare the bytes."
+    ),
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
@@ -184,6 +187,9 @@ def retrain(
     screen = Screen(json)
     ws, registry, clock = _base(workspace)
     bundle = ws.recipe_folder(name or None).name
+    if again is not None:
+        _again(screen, ws, registry, bundle, again)
+        return
     with ws.lock():
         if accept:
             proposal = learn.accept_newest(ws, bundle)
@@ -211,6 +217,20 @@ def retrain(
     }
     after = f"edgepack build {bundle}" if accept else f"edgepack retrain {bundle} --accept"
     screen.done(result, after)
+
+
+def _again(screen: Screen, ws: Any, registry: Any, bundle: str, version: int) -> None:
+    from dataclasses import asdict
+
+    from edgepack.learn.again import again
+
+    with screen.step("training again"):
+        found = again(ws, registry, bundle, version)
+    screen.line(
+        f"bundle {version}, trained again on the same {found.rows:,} rows: the same model.onnx, "
+        f"byte for byte (sha256 {found.model_sha256})"
+    )
+    screen.done({"name": bundle, "same": True, **asdict(found)})
 
 
 @guard

@@ -18,6 +18,7 @@ from edgepack.learn.window import Window
 from edgepack.recipe import Recipe
 from edgepack.store.labels import Labels
 from edgepack.store.view import View
+from edgepack.train.engines import check_beforehand
 from edgepack.train.fit import Split, fit
 
 if TYPE_CHECKING:
@@ -105,7 +106,10 @@ def gather(
 
     Raises:
         EvidenceError: No row is labelled; or an input is not journaled.
+        DataError: The recipe's own rows will not fit into memory.
     """
+    if until is None:
+        check_beforehand(recipe)
     found = survey(view, labels, schema, [column.name for column in schema.fed], upto=serial)
     if not found.labelled.num_rows:
         raise unlabelled(view, labels)

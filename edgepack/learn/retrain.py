@@ -19,7 +19,6 @@ from typing import Any
 from device_runtime.clock import Clock
 from device_runtime.disk import write_durable
 from edgepack.candidate import Candidate, accept, find_candidate, making, score_onnx
-from edgepack.candidate import lineage as lineages
 from edgepack.errors import EvidenceError
 from edgepack.learn.judge import Verdict, judge, side
 from edgepack.learn.reference import Reference, references
@@ -78,17 +77,7 @@ def retrain(ws: Workspace, registry: Registry, name: str, clock: Clock) -> Propo
         )
     facts = trial.facts(verdict, old, new)
     made = trial.rows.ship(found, runtime)
-    frame, more = trial.rows.traced(made)
-    story = lineages.describe(
-        recipe,
-        frame,
-        kind="retrain",
-        seed=recipe.seed,
-        until=None,
-        parent=champion.row.digest,
-        model=made.proven.onnx.model,
-        extra={**more, **trial.story(verdict)},
-    )
+    story = trial.traced(made, verdict)
     candidate = making.write(ws, recipe, made, story, kind="retrain")
     return write_proposal(ws, name, candidate, facts, clock)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
+from edgepack.candidate import lineage as lineages
 from edgepack.candidate.measuring import Made, Measured, metrics_of
 from edgepack.convert.feed import Scored
 from edgepack.fitted import CLASSED, Fitted
@@ -143,7 +144,21 @@ class Trial:
             data.originals, data.repeated, rows, until, serial, files,
         )  # fmt: skip
 
-    def story(self, verdict: Verdict) -> dict[str, Any]:
+    def traced(self, made: Made, verdict: Verdict | None = None) -> dict[str, Any]:
+        """Return lineage.json of what ships; figures only with a verdict."""
+        frame, more = self.rows.traced(made)
+        return lineages.describe(
+            self.recipe,
+            frame,
+            kind="retrain",
+            seed=self.recipe.seed,
+            until=None,
+            parent=self.champion.row.digest,
+            model=made.proven.onnx.model,
+            extra=more if verdict is None else {**more, **self._story(verdict)},
+        )
+
+    def _story(self, verdict: Verdict) -> dict[str, Any]:
         """Return what lineage.json says beside the usual: enough to make the same rows again."""
         return {
             "original_until": None if self.until is None else str(self.until),

@@ -15,6 +15,7 @@ import numpy as np
 from device_runtime.disk import CHUNK
 from edgepack.errors import DataError, RecipeError
 from edgepack.recipe import Recipe
+from edgepack.tables import size_of
 from edgepack.threads import fitting
 
 if TYPE_CHECKING:
@@ -46,6 +47,13 @@ def fit_memory(recipe: Recipe, rows: pd.DataFrame, target: Any, seed: int) -> An
         text = " ".join(str(error).split())[:300]
         raise DataError(f"the model of {recipe.name} cannot be fitted: {text}") from error
     return estimator
+
+
+def check_beforehand(recipe: Recipe) -> None:
+    """Refuse, before a row is read, what would not fit; see `check_memory`."""
+    found = size_of(recipe)
+    if found is not None:
+        check_memory(recipe, *found)
 
 
 def check_memory(recipe: Recipe, rows: int, columns: int) -> None:

@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from device_runtime.crypt import sha256
 from edgepack.candidate import find_candidate
 from edgepack.candidate.lineage import rows_digest
-from edgepack.errors import EvidenceError, RecipeError
+from edgepack.errors import DataError, EvidenceError, RecipeError
+from edgepack.learn.again import again
 from edgepack.learn.dataset import cap, repeated
 from edgepack.learn.queue import queue
 from edgepack.learn.retrain import accept_newest, proposals, retrain
@@ -17,6 +19,7 @@ from edgepack.learn.survey import survey
 from edgepack.learn.trial import Trial
 from edgepack.learn.window import check_classes, choose
 from edgepack.store.labels import collect
+from edgepack.store.upkeep import compact
 from support.learnworld import World, nature
 
 DAY = 86_400_000_000
@@ -49,8 +52,17 @@ def test_a_better_challenger_is_proposed_accepted_and_can_be_made_again(returned
     returned.device("press-2").come_home()
     returned.catch_up()
     upto = (story["returned"]["serial"], story["returned"]["label_files"])
-    again = Trial.prepare(returned.ws, returned.registry, returned.recipe(), champion, upto=upto)
-    assert rows_digest(again.rows.whole) == story["data"]["sha256"]
+    then = Trial.prepare(returned.ws, returned.registry, returned.recipe(), champion, upto=upto)
+    assert rows_digest(then.rows.whole) == story["data"]["sha256"]
+
+    # the same bytes, also from a table whose files stand in another order
+    compact(returned.ws, returned.registry)
+    for version, kind in ((1, "train"), (2, "retrain")):
+        found_again = again(returned.ws, returned.registry, "pump", version)
+        assert found_again.kind == kind
+        assert found_again.model_sha256 == sha256(returned.refs()[2 - version].model).hex()
+    with pytest.raises(DataError, match="no signed bundle 3"):
+        again(returned.ws, returned.registry, "pump", 3)
 
     schema = newest.schema
     columns = [column.name for column in schema.fed]
@@ -248,8 +260,27 @@ def test_a_streamed_recipe_is_retrained_in_constant_memory(tmp_path, monkeypatch
     judged, taught = facts["window"]["rows"], facts["rows"]["returned"]
     assert story["data"]["rows"] == candidate.facts["rows"] == 3000 + judged + taught
     assert story["data"]["last"] > "2024-02-01"
-    again = retrain(world.ws, world.registry, "pump", world.clock)
-    assert find_candidate(world.ws, "pump", again.candidate).model == candidate.model
+    accept_newest(world.ws, "pump")
+    world.ship(find_candidate(world.ws, "pump"))
+    more_rows = nature(5, 500, 9, first=71)
+    world.device("press-3").predict(more_rows.assign(temp=60))
+    world.device("press-3").come_home()
+    world.catch_up()
+    for version in (1, 2):
+        assert again(world.ws, world.registry, "pump", version).version == version
+
+
+def test_what_cannot_be_trained_again_is_said(returned: World) -> None:
+    data = returned.ws.recipes / "pump" / "pump.parquet"
+    before = data.read_bytes()
+    nature(30, 2990, 1).to_parquet(data)
+    with pytest.raises(DataError, match="not those that taught"):
+        again(returned.ws, returned.registry, "pump", 1)
+    data.write_bytes(before)
+    code = returned.ws.recipes / "pump" / "recipe.py"
+    code.write_text(code.read_text() + "\n# other\n")
+    with pytest.raises(RecipeError, match="was changed since bundle 1"):
+        again(returned.ws, returned.registry, "pump", 1)
 
 
 def test_a_streamed_recipe_cannot_copy_labels_to_clusters(tmp_path) -> None:
