@@ -12,8 +12,11 @@ from device_runtime.errors import (
     FormatError,
     LengthMismatchError,
     NotCanonicalError,
+    TooLargeError,
     VerificationError,
 )
+from device_runtime.trust import quorum
+from edgepack.keys import roles
 from support import trustsim
 from support.attacks import quorum_of, refused, signer
 from support.trustsim import Base, change_document, document, forge, relink
@@ -58,6 +61,21 @@ def test_endless_timestamp(base: Base) -> None:
         change_document(entries, "timestamp", lambda s: s.update({"x": "a" * 20_000}), [thief])
 
     refused(FormatError, base.device(), forge(base.publish(), attack))
+
+
+def test_endless_root(base: Base) -> None:
+    """Whoever holds both root keys may sign anything; its size is bounded before it is read."""
+    previous = roles.newest_root(base.ws)
+    metadata = roles.new_root(previous, roles.Change({}), base.now)
+    metadata.signed.unrecognized_fields["x"] = "a" * (quorum.MAX_DOCUMENT + 1)
+    roles.sign_with(metadata, base.ring, roles.root_keyids(previous)["root"])
+    root = {"metadata/2.root.json": roles.to_bytes(metadata)}
+    refused(TooLargeError, base.device(), forge(base.publish(), lambda e: e.update(root)))
+
+
+def test_endless_payload(base: Base) -> None:
+    bad = forge(base.publish(), lambda e: e.update({"payload/model.onnx": bytes(30 << 20)}))
+    refused(VerificationError, base.device(), bad)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def flips(data: bytes, positions: list[int]) -> list[bytes]:
 
 def test_sampled_bit_flips_are_never_accepted(world: tuple[Device, Device, bytes, Path]) -> None:
     device, fresh, data, path = world
-    chosen = random.Random(1).sample(range(len(data)), 700)
+    chosen = random.Random(1).sample(range(len(data)), 500)
     for i, changed in enumerate(flips(data, chosen)):
         assert attempt((device, fresh)[i % 2], path, changed) is None, chosen[i]
 
@@ -84,7 +84,7 @@ json_values = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(data=st.data())
 def test_any_json_in_any_field_of_any_document(
     world: tuple[Device, Device, bytes, Path], data: st.DataObject

@@ -16,13 +16,14 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def environment(folder: Path, *, broken: bool = False) -> Path:
-    """Make a second environment that sees this one's packages; `broken` lacks onnxruntime."""
+    """Make a second environment with this one's packages; `broken`: onnxruntime is damaged."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     packages = next(folder.glob("lib/python*/site-packages"))
     there = f"{REPOSITORY}\n{sysconfig.get_paths()['purelib']}\n"
     (packages / "here.pth").write_text(there)
     if broken:
-        (packages / "onnxruntime").mkdir()
+        (packages / "onnxruntime" / "capi").mkdir(parents=True)
+        (packages / "onnxruntime" / "capi" / "libonnxruntime.so.1.99.0").write_bytes(b"damaged")
         (packages / "onnxruntime" / "__init__.py").write_text("raise ImportError('damaged')\n")
     return folder
 
