@@ -36,6 +36,7 @@ _ZEROS = bytes(PAGE)
 
 # Everything in a header behind the checksum: type 0, no link, ustar 00, no names, no device.
 _TAIL = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(155 + 12)
+_TAIL_SUM = sum(_TAIL) + 8 * 0x20  # the checksum itself counts as blanks
 _OWNER = b"0000644\0" + b"0000000\0" * 2
 
 
@@ -76,8 +77,7 @@ def header(name: str, size: int) -> bytes:
     """Return the one header block that an entry may have: mode 0644, no owner, time 0."""
     head = name.encode("ascii").ljust(100, b"\0") + _OWNER
     head += b"%011o\x0000000000000\0" % size
-    total = sum(head) + sum(_TAIL) + 8 * 0x20
-    return head + b"%06o\0 " % total + _TAIL
+    return head + b"%06o\0 " % (sum(head) + _TAIL_SUM) + _TAIL
 
 
 def layout(entries: Sequence[tuple[str, int]]) -> tuple[tuple[Entry, ...], int]:
