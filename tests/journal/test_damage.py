@@ -300,7 +300,7 @@ def kills(folder: Path, rounds: int, rng: random.Random) -> int:
     """Kill writers at random; every row that any of them reported must be there."""
     number = 0
     for _ in range(rounds):
-        told = killed(partial(write_on, folder, number), rng.random() * 0.03)
+        told = killed(partial(write_on, folder, number), rng.random() ** 3 * 0.03)
         number = max(number, int(told[-1]))
         world = World(disk=RealDisk(), folder=folder, policy=jw.policy())
         world.open()
