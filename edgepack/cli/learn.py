@@ -85,7 +85,7 @@ def drift(
     """Show how far the inputs moved since training. Not whether the model is wrong."""
     from device_runtime.errors import UsageError
     from edgepack.errors import DriftError
-    from edgepack.learn.drift import of_files
+    from edgepack.learn.files import of_files
     from edgepack.learn.state import drift_of
 
     screen = Screen(json)
@@ -167,6 +167,10 @@ def _show_drift(screen: Screen, found: list[Drift], notes: list[str]) -> None:
         flags = [f"{k} {b:.1%}" for k, (_, b) in item.flags.items() if b]
         if flags:
             screen.line("flagged on the device: " + ", ".join(flags))
+    if any(not c.exact for item in found for c in item.columns):
+        screen.line(
+            "ks of numbers: at the edges of the bins, a lower bound (bundles carry no rows)"
+        )
     for note in notes:
         screen.line(note)
 

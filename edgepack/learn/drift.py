@@ -1,10 +1,12 @@
 """Drift: did the inputs change since training? It never says that the model is wrong.
 
 PSI (population stability index, natural logarithm) with the part that chance alone explains and an
-interval; KS (Kolmogorov-Smirnov distance) at the bins' edges with its p-value; missing values;
-categories that training never saw; the predictions; the flags. Each row is held against the
-reference of the bundle that made its prediction. Devices that send sketches instead of rows count
-the same bins, so both add up.
+interval; KS (Kolmogorov-Smirnov distance) with its p-value; missing values; unseen categories; the
+predictions; the flags. Each row is held against the reference of the bundle that made its
+prediction. Devices that send sketches instead of rows count the same bins, so both add up.
+
+A bundle carries histograms of its training rows, not the rows: KS against them is the distance at
+the edges of the bins, a lower bound. Between two files (`learn.files`) it is exact.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,8 @@ import pyarrow.dataset as ds
 from device_runtime.errors import FormatError
 from device_runtime.format import canonical
 from device_runtime.format.sketch import Histogram, Profile, Sketch
-from edgepack.errors import DataError
-from edgepack.learn.counting import Array, Counting, Counts, as_counts, filled, numbers
-from edgepack.learn.reference import Reference, profile_of
+from edgepack.learn.counting import Array, Counting, Counts, as_counts, numbers
+from edgepack.learn.reference import Reference
 from edgepack.learn.survey import month_codes
 from edgepack.store.view import View
 
@@ -46,7 +46,7 @@ class Change:
         low: Lower end of its 95 % interval (delta method).
         high: Upper end.
         noise: What PSI would be on average without any change.
-        ks: Largest distance of the cumulative shares at the edges; categories: total variation.
+        ks: Largest distance of the cumulative shares; categories: total variation.
         p: P-value of `ks` (asymptotic), None for categories.
         n: Rows now.
         rows: Rows of the reference.
@@ -55,6 +55,7 @@ class Change:
         labels: Name of each bin.
         before: Reference counts per slot: bins, missing, unseen.
         now: Counts now.
+        exact: Whether `ks` was taken over all values; else at the bins' edges, a lower bound.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Change:
     labels: tuple[str, ...]
     before: tuple[int, ...]
     now: tuple[int, ...]
+    exact: bool = False
 
     @property
     def excess(self) -> float:
@@ -164,6 +166,7 @@ def change(item: Histogram, before: Array, now: Array) -> Change:
         labels=bin_names(item),
         before=tuple(before.tolist()),
         now=tuple(now.tolist()),
+        exact=item.kind == "text",
     )
 
 
@@ -340,50 +343,3 @@ def _add_sketches(
                 continue
             group = tuple(device if part == "device" else "undated" for part in by)
             result.setdefault(group, Counts()).add_sketch(sketch, ref.profile)
-
-
-def of_files(reference: Path, current: Path) -> Drift:
-    """Compare two plain files (CSV, NDJSON, Parquet) column by column.
-
-    Raises:
-        DataError: A file cannot be read, has no rows, or they share no countable column.
-    """
-    from edgepack.learn.files import read_plain
-
-    before, now = read_plain(reference), read_plain(current)
-    shared = [name for name in before.column_names if name in now.column_names]
-    profile = profile_of(before, shared)
-    for table, path in ((before, reference), (now, current)):
-        if not table.num_rows:
-            raise DataError(f"{path} has no rows", next="give a file with rows")
-    if not profile.columns:
-        raise DataError(
-            f"{reference} and {current} share no column of numbers or words",
-            next=f"the first has {', '.join(before.column_names[:12])}",
-        )
-    counting = Counting(profile, None)
-    names = counting.columns()
-    sides = []
-    for table in (before, now):
-        counts = Counts()
-        for batch in _same_kinds(table.select(names), before.select(names)).to_batches(131_072):
-            counts.merge(counting.count(batch))
-        sides.append(counts)
-    full = filled(profile, sides[0].columns)
-    return compare(full, sides[1], current.name, reference.name)
-
-
-def _same_kinds(table: pa.Table, like: pa.Table) -> pa.Table:
-    arrays = []
-    for name in like.column_names:
-        column, kind = table.column(name), like.column(name).type
-        if column.type != kind:
-            try:
-                column = column.cast(kind)
-            except pa.ArrowInvalid:
-                raise DataError(
-                    f"column {name} is {kind} in one file and {column.type} in the other",
-                    next="give both files the same types",
-                ) from None
-        arrays.append(column)
-    return pa.table(arrays, names=like.column_names)

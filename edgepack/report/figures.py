@@ -302,7 +302,8 @@ def distribution(item: Change) -> Figure:
     labels, before, now = _shares(item)
     return Figure(
         item.name,
-        f"PSI {item.psi:.3f} ({item.low:.3f} to {item.high:.3f}), KS {item.ks:.3f}: {item.words}.",
+        f"PSI {item.psi:.3f} ({item.low:.3f} to {item.high:.3f}), KS {item.ks:.3f}"
+        f"{'' if item.exact else ' or more'}: {item.words}.",
         _both(
             lambda w: svg.bars(
                 labels, [("at training", before, 1), ("now", now, 2)],

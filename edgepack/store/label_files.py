@@ -71,7 +71,7 @@ def keep(
     Raises:
         DataError: It cannot be read, or lacks one of the columns, or holds no label.
     """
-    table = read_file(path)
+    table = read_file(path, words=True)
     by, ref = _pick(table, {"record": _RECORD, "key": (*([key] if key else []), "key", "id")}, path)
     _, value = _pick(table, {"value": (*targets, *_VALUE)}, path)
     refs, values = as_text(table.column(ref)), as_text(table.column(value))
@@ -138,8 +138,12 @@ def newest_number(ws: Workspace, name: str) -> int:
     return max((_number(path) for path in files(ws, name)), default=0)
 
 
-def read_file(path: Path) -> pa.Table:
+def read_file(path: Path, *, words: bool = False) -> pa.Table:
     """Read a CSV, NDJSON or Parquet file of a person.
+
+    Args:
+        path: The file.
+        words: Whether every column of a CSV is text: ids and classes are words, also where digits.
 
     Raises:
         DataError: There is none, or it cannot be read.
@@ -151,16 +155,17 @@ def read_file(path: Path) -> pa.Table:
             return pq.read_table(path)
         if path.suffix in (".ndjson", ".jsonl", ".json"):
             return json.read_json(path)
-        head = csv.open_csv(path).schema.names
-        kinds = {n: pa.string() for n in head}  # ids and classes are words, also where digits
+        if not words:
+            return csv.read_csv(path)
+        kinds = {name: pa.string() for name in csv.open_csv(path).schema.names}
         options = csv.ConvertOptions(column_types=kinds, strings_can_be_null=True)
         return csv.read_csv(path, convert_options=options)
     except FileNotFoundError:
         raise DataError(f"there is no file {path}", next="check the name") from None
-    except (pa.ArrowException, OSError) as error:
-        words = " ".join(str(error).split())[:200]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"{path} cannot be read: {words}", next="give CSV, NDJSON or Parquet"
+            f"{path} cannot be read: {reason}", next="give CSV, NDJSON or Parquet"
         ) from None
 
 

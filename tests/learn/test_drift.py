@@ -18,7 +18,8 @@ from device_runtime.format.sketch import psi as plain_psi
 from edgepack.convert.feed import batch_of
 from edgepack.errors import DataError
 from edgepack.learn.counting import Counting, bins
-from edgepack.learn.drift import Slice, change, ks_p, of_files, of_table, psi_interval
+from edgepack.learn.drift import Slice, change, ks_p, of_table, psi_interval
+from edgepack.learn.files import of_files
 from edgepack.learn.state import drift_of
 from support.learnworld import World, nature
 
@@ -206,3 +207,20 @@ def test_tensors_and_bools_are_counted(trained: World) -> None:
 @pytest.mark.parametrize("x", [0.0, 0.05, 0.19, 0.3, 0.7, 0.99, 1.0, 1.36, 3.0])
 def test_the_p_value_is_that_of_kolmogorov(x) -> None:
     assert ks_p(x / np.sqrt(1000), 2000, 2000) == pytest.approx(kolmogorov(x), abs=1e-9)
+
+
+def test_ks_of_two_files_is_exact(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    sides = [
+        pd.DataFrame({"x": np.round(rng.normal(shift, 1, n), 1), "on": rng.uniform(size=n) < 0.5})
+        for shift, n in ((0.0, 900), (0.15, 700))
+    ]
+    sides[1].loc[:20, "x"] = np.nan
+    for name, side in zip("ab", sides, strict=True):
+        side.to_parquet(tmp_path / f"{name}.parquet")
+    found = of_files(tmp_path / "a.parquet", tmp_path / "b.parquet")
+    for change_ in found.columns:
+        first, second = (side[change_.name].dropna().astype(float) for side in sides)
+        expected = ks_2samp(first, second, method="asymp")
+        assert change_.exact
+        assert change_.ks == pytest.approx(expected.statistic, abs=1e-12)
