@@ -54,6 +54,29 @@ class SqliteFile:
         self.db.execute("INSERT INTO log (row) VALUES (?)", (data,))
 
 
+class SqliteTable:
+    """One column per field, no encryption, same transactions: what a person would write first."""
+
+    def __init__(self, path: Path, columns: list[str]) -> None:
+        self.db = sqlite3.connect(path, isolation_level=None)
+        self.db.execute("PRAGMA journal_mode=WAL")
+        self.db.execute("PRAGMA synchronous=NORMAL")
+        names = [*columns, "monotonic", "wall", "flags", "label", "score_0", "score_1"]
+        self.db.execute(f"CREATE TABLE log (id INTEGER PRIMARY KEY, {', '.join(names)})")
+        marks = ", ".join("?" * len(names))
+        self.text = f"INSERT INTO log ({', '.join(names)}) VALUES ({marks})"
+
+    def insert(self, rows: Any) -> None:
+        """One row, given as the journal gets it."""
+        values: list[Any] = [
+            data.values[data.codes[0]] if hasattr(data, "codes") else data[0]
+            for data in rows.batch.columns.values()
+        ]
+        answers = rows.answers
+        values += [time.monotonic_ns(), time.time_ns(), rows.flags[0], answers.label[0]]
+        self.db.execute(self.text, [*values, answers.scores[0], answers.scores[1]])
+
+
 def parquet_choices(table: pa.Table) -> list[dict[str, Any]]:
     """Settings that a patient person would try."""
     floats = [f.name for f in table.schema if pa.types.is_floating(f.type)]

@@ -92,7 +92,7 @@ class SingleRow(Mapping[str, Any]):
         form: Which numbers, in which order.
         numbers: They, as they are stored.
         packed: Their bytes, little-endian.
-        rest: The other columns.
+        rest: The other columns; a text is as `Text.of` makes it: missing, it has no strings.
     """
 
     __slots__ = ("_made", "form", "numbers", "packed", "rest")

@@ -58,22 +58,22 @@ class RowEncoder:
         fixed_bytes: Bytes of the numeric columns of one row.
         score_bytes: Bytes of one score.
         numbers: The numeric columns, where each is one number a row.
-        known: One string → its bytes as the text of one row.
+        known: One string, or none → its bytes as the text of one row.
     """
 
     def __init__(self, layout: Layout, schema: Schema | None, hash_key: bytes) -> None:
         self.layout = layout
         self._hash_key = hash_key
         self._schema = schema
-        self.fixed = [field.name for field in layout.fields if field.dtype != "string"]
-        self.texts = [field.name for field in layout.fields if field.dtype == "string"]
+        self.fixed = tuple(field.name for field in layout.fields if field.dtype != "string")
+        self.texts = tuple(field.name for field in layout.fields if field.dtype == "string")
         self._hashed = [field.name for field in layout.fields if field.journal == "hash"]
         self._sizes = {field.name: field_bytes(field) for field in layout.fields}
         self.get_fixed = _getter(self.fixed)
         self.get_texts = _getter(self.texts)
         self.fixed_bytes = sum(self._sizes[name] for name in self.fixed)
         self.score_bytes = DTYPES[layout.scores][1]
-        self.known: dict[tuple[str, ...], bytes] = {}
+        self.known: dict[tuple[str, ...], bytes] = {(): _NO_TEXT}
         self._vocabulary: dict[int, tuple[tuple[str, ...], bytes]] = {}
         self.plain = not self._hashed
         shaped = any(field.shape and field.dtype != "string" for field in layout.fields)
@@ -210,7 +210,7 @@ def _part(rows: Rows, start: int, stop: int) -> Rows:
     )
 
 
-def _getter(names: list[str]) -> Callable[[Any], Sequence[Any]]:
+def _getter(names: Sequence[str]) -> Callable[[Any], Sequence[Any]]:
     """Return a function that takes these values out of a mapping, as fast as can be."""
     if len(names) > 1:
         return itemgetter(*names)

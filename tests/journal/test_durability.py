@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
 
 import pytest
 
@@ -146,23 +145,20 @@ def test_it_works_on_a_real_disk(tmp_path):
 
 
 def test_a_failed_short_way_loses_nothing_and_reuses_no_nonce():
-    schema = replace(jw.SCHEMA, columns=jw.SCHEMA.columns[:4])
     world = World()
-    journal = world.open()
-    journal.use("flights", schema, 4, "ee" * 32)
+    journal = plain(world)
     for start in range(12):
         if start % 3 == 2:
             world.disk.fail_at(1, (errno.ENOSPC, errno.EIO)[start % 2], kinds=["write"])
-        assert journal.append_rows(jw.rows(start), BULK).kept
+        assert journal.append_rows(jw.single(start), BULK).kept
     journal.close()
     assert sorted(world.everything().values()) == [("row", i) for i in range(12)]
 
 
 def plain(world):
-    """A journal whose rows take the short way: no column is hashed."""
-    schema = replace(jw.SCHEMA, columns=jw.SCHEMA.columns[:4])
+    """A journal whose rows may take the short way: no column is hashed."""
     journal = world.open()
-    journal.use("flights", schema, 4, "ee" * 32)
+    journal.use("flights", jw.PLAIN, 4, "ee" * 32)
     return journal
 
 
@@ -171,10 +167,10 @@ def test_the_short_way_is_as_durable_as_the_long_one(mode):
     world = World(policy=jw.policy(durability=mode))
     journal = plain(world)
     for start in range(4):
-        journal.append_rows(jw.rows(start), BULK)
+        journal.append_rows(jw.single(start), BULK)
         assert journal.durable_upto(BULK) == (start + 1 if mode == "each" else 0)
     world.clock.advance(0.2)
-    journal.append_rows(jw.rows(4), BULK)
+    journal.append_rows(jw.single(4), BULK)
     assert journal.durable_upto(BULK) == (0 if mode == "os" else 5)
 
 
@@ -182,12 +178,12 @@ def test_the_short_way_is_as_durable_as_the_long_one(mode):
 def test_a_sync_that_fails_after_the_short_way_loses_nothing(strict):
     world = World(policy=jw.policy(durability="each", strict=strict))
     journal = plain(world)
-    journal.append_rows(jw.rows(0), BULK)
+    journal.append_rows(jw.single(0), BULK)
     world.disk.fail_at(1, errno.EIO, kinds=["sync"])
-    done = journal.append_rows(jw.rows(1), BULK)
+    done = journal.append_rows(jw.single(1), BULK)
     assert done.kept
     assert journal.durable_upto(BULK) == 2
-    assert journal.append_rows(jw.rows(2), BULK).first_sequence == 2
+    assert journal.append_rows(jw.single(2), BULK).first_sequence == 2
     world.disk.power_cut()
     plain(world)
     assert sorted(v for v in world.everything().values() if v[0] == "row") == [
@@ -201,7 +197,7 @@ def test_room_made_in_advance_is_no_damage():
         world = World(disk=SimDisk(seed), policy=jw.policy(durability="each"))
         journal = plain(world)
         for start in range(3):
-            journal.append_rows(jw.rows(start), BULK)
+            journal.append_rows(jw.single(start), BULK)
         (name,) = world.disk.list(jw.FOLDER)
         assert world.disk.read(jw.FOLDER / name).endswith(bytes(50_000))
         world.disk.power_cut() if seed % 2 else world.disk.kill()
@@ -226,8 +222,9 @@ def test_room_made_in_advance_is_not_sealed_along():
 def test_an_interrupt_inside_an_append_gives_no_sequence_twice(short, written):
     """Ctrl-C may come between the write and the note of it; the row was never answered."""
     world = World()
-    journal = plain(world) if short else world.open()
-    journal.append_rows(jw.rows(0), BULK)
+    journal = plain(world)
+    row = jw.single if short else jw.rows
+    journal.append_rows(row(0), BULK)
     active = journal._active[BULK]
     real = active.write
 
@@ -240,10 +237,10 @@ def test_an_interrupt_inside_an_append_gives_no_sequence_twice(short, written):
     if short:
         journal._hot[BULK] = one_row(active, journal._encoder, world.clock.wall_ns)
     with pytest.raises(KeyboardInterrupt):
-        journal.append_rows(jw.rows(1), BULK)
+        journal.append_rows(row(1), BULK)
     active.write = real
     journal._hot[BULK] = None
-    assert journal.append_rows(jw.rows(2), BULK).first_sequence == 2
+    assert journal.append_rows(row(2), BULK).first_sequence == 2
     journal.close()
     ((_, _, found),) = world.segments()
     assert found[0] == ("row", 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -81,10 +80,9 @@ def test_sketch_mode_keeps_no_row():
 def test_sketch_mode_keeps_no_row_of_either_lane_behind_an_event():
     world = World(policy=jw.policy(log_mode="sketch"))
     journal = world.open()
-    schema = replace(jw.SCHEMA, columns=jw.SCHEMA.columns[:4])
-    journal.use("flights", schema, 4, "ee" * 32)
+    journal.use("flights", jw.PLAIN, 4, "ee" * 32)
     journal.append_event("install", {"n": 1})
-    assert not journal.append_rows(jw.rows(0), PRIORITY).kept
+    assert not journal.append_rows(jw.single(0), PRIORITY).kept
     journal.close()
     assert list(world.everything().values()) == [("event", 1)]
 
@@ -174,7 +172,8 @@ def test_no_plain_input_is_ever_on_the_disk(world):
 def test_no_nonce_is_used_twice_even_after_a_short_write():
     world = World()
     journal = world.open()
-    journal.append_rows(jw.rows(0), BULK)
+    journal.use("flights", jw.PLAIN, 4, "ee" * 32)
+    journal.append_rows(jw.single(0), BULK)
     seen = set()
     real = journal._active[BULK].encrypt
 
@@ -188,7 +187,7 @@ def test_no_nonce_is_used_twice_even_after_a_short_write():
     for start in range(1, 20):
         if start % 4 == 0:
             world.disk.fail_at(1, errno.ENOSPC, kinds=["write"])
-        journal.append_rows(jw.rows(start), BULK)
+        journal.append_rows(jw.single(start), BULK)
     assert len(seen) == 19 + 4
     journal.seal("sync")
     assert sorted(world.everything().values()) == [("row", i) for i in range(20)]
