@@ -22,6 +22,9 @@ from device_runtime.format.receipt import (
 from device_runtime.format.stick import ack_path, is_report_name
 from edgepack.registry import DeviceRow, Registry, ReportRow
 
+MAX_STEP = 1_000_000
+"""How far a device's report may be above what this base knows of its own versions."""
+
 
 def has_backup(registry: Registry) -> bool:
     """Whether this workspace has ever been backed up: then acks list only what a backup holds."""
@@ -157,14 +160,29 @@ def _verified(stick: Stick, registry: Registry, file: str) -> DeviceReport | Non
 
 
 def _consider(registry: Registry, report: DeviceReport, base: str, now: int) -> list[str]:
-    """Draw the consequences of a report for this base."""
+    """Draw the consequences of a report for this base: never more than one device can be trusted.
+
+    Versions and generations only count up, so a device that lies about them could use them up:
+    what lies beyond `MAX_STEP` is an alarm, and one device speaks for its own bundle name alone.
+    """
+    device = registry.device(report.device)
+    if device.state == "compromised":
+        return []
     lines: list[str] = []
+    seen = max([report.trusted_version, *(slot.version for slot in report.slots)])
+    ours, theirs = registry.base_generation(), report.generations.get(base)
+    told = max(theirs[0] if theirs else 0, ours[0])
+    odd = seen > registry.highest_version(report.bundle_name) + MAX_STEP
+    odd |= told > ours[0] + MAX_STEP or report.bundle_name != device.bundle
+    if odd:
+        text = (
+            f"{report.name} reports {report.bundle_name[:80]} {seen}, generation {told}: ignored,"
+            " no device of this base can know them"
+        )
+        new = registry.alarm("report", report.device, report.epoch, text, now)
+        return [f"ALARM {text}"] if new else []
     with registry.commit():
-        for slot in report.slots:
-            registry.saw_version(report.bundle_name, slot.version)
-        registry.saw_version(report.bundle_name, report.trusted_version)
-        ours = registry.base_generation()
-        theirs = report.generations.get(base)
+        registry.saw_version(report.bundle_name, seen)
         if theirs is not None and theirs[0] >= ours[0] and theirs != ours:
             registry.raise_generation(theirs[0])
             lines.append(

@@ -8,8 +8,10 @@ import resource
 
 import pytest
 
+from device_runtime.courier.report import make_report
 from device_runtime.crypt import Identity
 from device_runtime.format.header import TRAILER
+from device_runtime.format.receipt import SlotLine, encode_report
 from device_runtime.format.stick import (
     PackedSegment,
     PackHeader,
@@ -17,7 +19,9 @@ from device_runtime.format.stick import (
     pack_path,
     pack_prefix,
 )
+from device_runtime.record import replace
 from edgepack.courier import quarantine
+from edgepack.fleet.devices import compromise
 
 
 @pytest.fixture
@@ -263,3 +267,47 @@ def test_a_stick_full_of_rubbish_takes_time_that_grows_with_it_only(lab):
     result = lab.sync(stick)
     assert result.tally.quarantined == 150
     assert not list(folder.iterdir())
+
+
+def lie(lab, device, stick, **changes):
+    """Let a device that was accepted sign a report that is not true."""
+    report = replace(make_report(device.home, device.start(), {}), counter=10**9, **changes)
+    identity = device.home.identity()
+    name = f"{report.device}-{report.epoch}.json"
+    path = stick / "EDGEPACK/reports" / name
+    path.write_bytes(encode_report(report, identity.sign_both))
+    return lab.sync(stick)
+
+
+@pytest.mark.parametrize("what", ["version", "slot", "generation", "name"])
+def test_a_device_that_lies_cannot_use_up_the_numbers_of_the_base(lab, what):
+    device, stick = lab.accepted(), lab.stick()
+    device.sync(stick)
+    high = 2**63 - 1
+    changes = {
+        "version": {"trusted_version": high},
+        "slot": {"slots": (SlotLine(high, "a" * 64, "good"),)},
+        "generation": {"generations": {lab.ring.base.public.id: (high, "a" * 16)}},
+        "name": {"bundle_name": "other", "trusted_version": 7},
+    }[what]
+    with lab.registry() as registry:
+        before = registry.base_generation()
+    result = lie(lab, device, stick, **changes)
+    assert any("ignored" in line for line in result.lines)
+    with lab.registry() as registry:
+        assert registry.draw_version("sim") == 1
+        assert registry.highest_version("other") == 0
+        assert registry.base_generation() == before
+
+
+def test_what_a_compromised_device_reports_has_no_consequences(lab):
+    device, stick = lab.accepted(), lab.stick()
+    device.sync(stick)
+    with lab.registry() as registry:
+        compromise(registry, device.name, None, lab.clock)
+        before = registry.base_generation()
+    base = lab.ring.base.public.id
+    lie(lab, device, stick, trusted_version=40, generations={base: (before[0], "a" * 16)})
+    with lab.registry() as registry:
+        assert registry.base_generation() == before
+        assert registry.draw_version("sim") == 1
