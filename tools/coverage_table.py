@@ -132,7 +132,8 @@ def try_one(make: Callable[[], Any], task: str, kind: str) -> Cell:
             return Cell("refused", f"answers differ: {_first(error)}")
         except ConversionError as error:
             refused = "cannot be converted" in error.what
-            return Cell("refused" if refused else "not supported", _first(error))
+            reason = f"{_first(error)}; {error.next}" if refused else _first(error)
+            return Cell("refused" if refused else "not supported", reason)
         except EdgepackError as error:
             return Cell("not supported", _first(error))
     report = proven.report

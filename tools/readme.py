@@ -1,7 +1,9 @@
-"""Play the README's console blocks in an empty folder; write the real output, or check it.
+"""Play a README's console blocks in an empty folder; write the real output, or check it.
 
-    python tools/readme.py            rewrite README.md with what the commands print now
-    python tools/readme.py --check    fail where a command fails or prints something else
+    python tools/readme.py [FILE…]            rewrite the files with what the commands print now
+    python tools/readme.py --check [FILE…]    fail where a command fails or prints something else
+
+Without FILE it is README.md; `recipes` stands for the README of every recipe.
 
 A line that starts with `$ ` is typed into one shell, in order. Where a command asks for the words
 of a kit, it gets those that were printed last. Numbers, digests and words of a kit may differ.
@@ -17,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 WORDS = re.compile(r"^ *((?:[a-z]{4} ){7}[a-z]{4})$", re.MULTILINE)
 END = "__end_of_command__"
@@ -66,10 +68,10 @@ class Shell:
         if found := WORDS.findall(out):
             self.words = found[-1]
         if done.returncode and "# refused" not in line:
-            sys.exit(f"README.md: `{line}` ended with {done.returncode}:\n{out}")
+            sys.exit(f"`{line}` ended with {done.returncode}:\n{out}")
         if "# refused" in line:
             if not done.returncode:
-                sys.exit(f"README.md: `{line}` was to be refused:\n{out}")
+                sys.exit(f"`{line}` was to be refused:\n{out}")
             out += f"exit {done.returncode}\n"
         return out
 
@@ -99,17 +101,28 @@ def blurred(text: str) -> str:
 
 def main() -> int:
     """Rewrite or check."""
-    text = README.read_text(encoding="utf-8")
+    asked = [word for word in sys.argv[1:] if word != "--check"] or ["README.md"]
+    if asked == ["recipes"]:
+        files = sorted((ROOT / "bundles").glob("*/README.md"))
+    else:
+        files = [Path(word) if Path(word).is_file() else ROOT / word for word in asked]
+    return max(one(path, check="--check" in sys.argv) for path in files)
+
+
+def one(path: Path, *, check: bool) -> int:
+    """Rewrite or check one file."""
+    text = path.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="edgepack-readme-") as name:
         now = replay(text, Path(name).resolve())
-    if "--check" not in sys.argv:
-        README.write_text(now, encoding="utf-8")
+    where = path.resolve().relative_to(ROOT)
+    if not check:
+        path.write_text(now, encoding="utf-8")
         return 0
     for said, done in zip(blurred(text).splitlines(), blurred(now).splitlines(), strict=False):
         if said != done:
-            print(f"README.md says:  {said}\nthe command says: {done}")
+            print(f"{where} says:  {said}\nthe command says: {done}")
             return 1
-    print("README.md: every command prints what stands there")
+    print(f"{where}: every command prints what stands there")
     return 0
 
 

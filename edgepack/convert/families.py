@@ -99,6 +99,11 @@ REFUSED: dict[str, tuple[Refusal, ...]] = {
             "wrap it: OneVsRestClassifier, or use CalibratedClassifierCV(SVC())",
         ),
     ),
+    "CCA": (Refusal(_always, "it has no converter", "use PLSRegression"),),
+    "PLSCanonical": (Refusal(_always, "it has no converter", "use PLSRegression"),),
+    "MissingIndicator": (
+        Refusal(_always, "it has no converter", "use SimpleImputer(add_indicator=True)"),
+    ),
     "KernelRidge": (
         Refusal(_always, "it has no converter", "use GaussianProcessRegressor or SVR"),
     ),

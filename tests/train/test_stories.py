@@ -87,3 +87,15 @@ def test_the_spatial_split_leaves_no_shared_pixel(monkeypatch):
     ]
     assert not any(near)
     sys.modules.pop("recipe", None)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [story.name for story in stories()])
+def test_the_readme_of_a_recipe_prints_what_stands_there(name):
+    tool = SHELF.parent / "tools" / "readme.py"
+    file = SHELF / name / "README.md"
+    done = subprocess.run(
+        [sys.executable, tool, "--check", file], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
