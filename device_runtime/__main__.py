@@ -6,6 +6,7 @@ import gc
 import os
 import sys  # no module that takes time: Ctrl-C is caught from here on
 
+SWITCH_S = 0.0005  # a thread that loads onnxruntime must not wait 5 ms for its turn
 GC_THRESHOLD = 100_000  # objects: a start makes fewer, a long run is collected as usual
 
 
@@ -16,6 +17,7 @@ def main() -> None:
     a library of 35 MB takes longer than the prediction did.
     """
     gc.set_threshold(GC_THRESHOLD)
+    sys.setswitchinterval(SWITCH_S)
     code = -1
     try:
         from device_runtime.cli import run

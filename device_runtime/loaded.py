@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from device_runtime.disk import Disk, write_all
 from device_runtime.format import canonical, sketch
 from device_runtime.home import Home
 from device_runtime.journal.writer import Journal
-from device_runtime.model import unlike
+from device_runtime.later import Later
 from device_runtime.model.sentinel import Sentinel
 from device_runtime.model.session import Engine, open_session
 from device_runtime.predictor import Predictor
 from device_runtime.slots.slot import Started, load_model
 from device_runtime.trust.load import LoadedSlot
 
+if TYPE_CHECKING:
+    from device_runtime.model.unlike import Unlike
+
 SAVE_ROWS = 20_000  # the sentinel's note is written at least every so many rows
 PROFILE = "profile.json"
+UNLIKE = "unlike.bin"
 
 
 class Loaded:
@@ -86,24 +90,34 @@ def load(home: Home, journal: Journal, engine: Engine) -> Loaded:
     policy = home.generation().policy
 
     def opener(slot: LoadedSlot) -> Predictor:
-        session = open_session(slot.model, slot.schema, engine=engine, threads=policy.threads)
-        return _predictor(home, journal, slot, session)
+        opening = Later(
+            lambda: open_session(slot.model, slot.schema, engine=engine, threads=policy.threads)
+        )
+        try:
+            sentinel, reference = _watchers(home, slot)
+        finally:
+            opening.join()
+        session = opening.result()
+        clock = home.clock
+        return Predictor(slot.schema, session, journal, clock, sentinel=sentinel, unlike=reference)
 
     started, predictor = load_model(home, opener)
     return Loaded(home, started, predictor)
 
 
-def _predictor(home: Home, journal: Journal, slot: LoadedSlot, session: Any) -> Predictor:
+def _watchers(home: Home, slot: LoadedSlot) -> tuple[Sentinel | None, Unlike | None]:
     policy = home.generation().policy
-    sentinel = reference = None
+    sentinel, reference = None, None
     if PROFILE in slot.files:
         profile = sketch.from_json(canonical.decode(slot.read(PROFILE), PROFILE))
         note = _read_or_none(home.disk, _note(home, slot.digest))
         limits = (policy.psi_cooling, policy.psi_cold)
         sentinel = Sentinel.load(note, profile, slot.schema, limits)
-    if unlike.FILE in slot.files:
-        reference = unlike.Unlike.from_bytes(slot.read(unlike.FILE), slot.schema)
-    return Predictor(slot.schema, session, journal, home.clock, sentinel=sentinel, unlike=reference)
+    if UNLIKE in slot.files:
+        from device_runtime.model.unlike import Unlike
+
+        reference = Unlike.from_bytes(slot.read(UNLIKE), slot.schema)
+    return sentinel, reference
 
 
 def _note(home: Home, digest: str) -> Path:

@@ -29,6 +29,7 @@ from device_runtime.format.batch import (
 from device_runtime.record import dataclass
 
 VERSION = 1
+_WHOLE = frozenset((int,))
 RATES = (
     ("unlike", FLAG_UNLIKE),
     ("abstained", FLAG_ABSTAINED),
@@ -169,11 +170,15 @@ class Sketch:
         """
         _expect(value, "edgepack-sketch")
         try:
-            counts = {str(name): [_count(c) for c in row] for name, row in value["counts"].items()}
-            flags = {str(name): _count(rows) for name, rows in value["flags"].items()}
-            return cls(_count(value["n"]), counts, flags)
+            return cls.read(value["n"], value["counts"], value["flags"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"not a sketch: {error!r}") from None
+
+    @classmethod
+    def read(cls, n: Any, counts: Any, flags: Any) -> Sketch:
+        """Return the sketch of these parts of JSON; FormatError, TypeError if they are none."""
+        found = {str(name): _counts(row) for name, row in counts.items()}
+        return cls(_count(n), found, {str(name): _count(rows) for name, rows in flags.items()})
 
 
 def psi(reference: Sequence[int], live: Sequence[int]) -> float:
@@ -255,7 +260,7 @@ def from_json(value: Any) -> Profile:
 def _histogram(item: Any) -> Histogram:
     edges = tuple(float(edge) for edge in item.get("edges", ()))
     values = tuple(str(one) for one in item.get("values", ()))
-    counts = tuple(_count(one) for one in item["counts"])
+    counts = tuple(_counts(item["counts"]))
     result = Histogram(str(item["name"]), item["kind"], edges, values, counts)
     rising = all(a < b for a, b in itertools.pairwise(edges))
     if item["kind"] not in ("number", "text") or len(counts) != result.slots or not rising:
@@ -274,3 +279,10 @@ def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise FormatError("a count is not a whole number")
     return value
+
+
+def _counts(row: Any) -> list[int]:
+    """Return a list of counts; checked without a step per count."""
+    if type(row) is not list or not _WHOLE.issuperset(map(type, row)) or min(row, default=0) < 0:
+        raise FormatError("a count is not a whole number")
+    return row

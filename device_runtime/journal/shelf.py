@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from device_runtime.disk import Disk
+from device_runtime.disk import Disk, sizes
 from device_runtime.errors import FormatError, JournalDamagedError
 from device_runtime.format.header import MAX_HEADER, TRAILER, open_header, read_trailer
 from device_runtime.format.segment import SALVAGE, Header, Lane, Name
@@ -47,12 +47,12 @@ class Shelf:
         self.disk, self.folder = disk, folder
         self.sizes: dict[Name, int] = {}
         self._infos: dict[Name, SealedInfo] = {}
-        for text in disk.list(folder):
+        for text, size in sizes(disk, folder):
             name = Name.parse(text)
             if name is not None and name.suffix == "tmp":
                 disk.unlink(folder / text)
             elif name is not None:
-                self.sizes[name] = disk.size(folder / text)
+                self.sizes[name] = size
         self.used = sum(self.sizes.values())
 
     def path(self, name: Name) -> Path:

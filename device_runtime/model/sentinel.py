@@ -253,11 +253,8 @@ def _sparse(sketch: Sketch) -> list[Any]:
 
 def _dense(value: Any, profile: Profile) -> Sketch:
     n, flags, counts = value
-    found = Sketch.from_json(
-        {"format": "edgepack-sketch", "version": 1, "n": n, "counts": counts, "flags": flags}
-    )
     sketch = Sketch.empty(profile)
-    sketch.merge(found)
+    sketch.merge(Sketch.read(n, counts, flags))
     return sketch
 
 
