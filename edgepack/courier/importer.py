@@ -169,7 +169,8 @@ class Importer:
         for item, offset in zip(index.header.segments, index.offsets, strict=True):
             if item.hash in held:
                 continue
-            if self.registry.segment(item.hash):
+            known = self.registry.segment(item.hash)
+            if known is not None and (self.archive.has(known) or known.state == "purged"):
                 self.tally.duplicates += 1
                 continue
             data = stick.read_at(relative, offset, item.size)
@@ -178,13 +179,23 @@ class Importer:
             except (SegmentError, FormatError) as error:
                 bad = error
                 continue
-            if parsed is not None:
+            if parsed is not None and known is not None:
+                self._put_back(known, data)
+            elif parsed is not None:
                 good.append((parsed, data))
             if sum(len(data) for _, data in good) > 64 << 20:
                 self._keep(device, good)
                 good = []
         self._keep(device, good)
         return bad
+
+    def _put_back(self, row: SegmentRow, data: bytes) -> None:
+        """The archive had lost the file of a registered segment, and here it is again."""
+        if not self._dry_run:
+            self.archive.put(row.device, row.epoch, row.hash, data)
+            self.archive.sync(row.device)
+        self.tally.duplicates += 1
+        self.tally.lines.append(f"archive/{row.path} was missing: put back from this stick")
 
     def _read(
         self, device: DeviceRow, index: PackIndex, item: PackedSegment, data: bytes

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from device_runtime.crypt import sha256
 from device_runtime.disk import Disk, write_all, write_durable
 from device_runtime.errors import FormatError
 from device_runtime.format import canonical
-from device_runtime.format.header import read_trailer
+from device_runtime.format.header import TRAILER, read_trailer
 from device_runtime.format.strict import is_id
 from edgepack.errors import StoreError
 from edgepack.registry import Registry, SegmentRow, Tombstone
@@ -60,8 +61,12 @@ class Archive:
         self.disk.fsync_dir(self.root / device)
         self.disk.fsync_dir(self.root)
 
-    def read(self, row: SegmentRow) -> bytes:
+    def read(self, row: SegmentRow, *, whole: bool = False) -> bytes:
         """Return the bytes of a registered segment.
+
+        Args:
+            row: Which one.
+            whole: Hash all of it; whoever opens it with the device's key does so anyway.
 
         Raises:
             StoreError: It was purged, is missing, or is not what was archived.
@@ -79,6 +84,13 @@ class Archive:
             ) from None
         if found != row.hash:
             raise StoreError(f"archive/{row.path} is not the segment that was archived")
+        if whole and sha256(memoryview(data)[: -TRAILER.size]).hex() != row.hash:
+            raise StoreError(
+                f"archive/{row.path} is damaged: its hash does not hold",
+                why="the disk of this base is failing, or somebody changed the file",
+                next="put the file of the newest backup in its place, or remove it and sync a"
+                " stick that still carries it",
+            )
         return data
 
     def find(self, digest: str) -> Path | None:

@@ -66,7 +66,7 @@ def backup(ws: Workspace, folder: Path, *, clock: Clock) -> BackupResult:
 
     Raises:
         UsageError: The folder lies inside the workspace.
-        StoreError: An archived segment is missing.
+        StoreError: An archived segment is missing or damaged.
         BusyError: Another command is changing the workspace.
     """
     folder = folder.absolute()
@@ -79,10 +79,12 @@ def backup(ws: Workspace, folder: Path, *, clock: Clock) -> BackupResult:
         ws.disk.unlink(snapshot)
         registry.snapshot(snapshot)
         rows = [row for row in registry.segments() if row.path]
+        archive = Archive(ws.archive, ws.disk)
         for row in rows:
-            if not ws.disk.exists(ws.archive / row.path):
-                raise StoreError(f"archive/{row.path} is missing", next="edgepack store check")
-            copier.copy(ws.archive / row.path, folder / "archive" / row.path, same_size=True)
+            source, target = ws.archive / row.path, folder / "archive" / row.path
+            if not copier.alike(source, target):
+                archive.read(row, whole=True)  # a damaged one is no backup of anything
+                copier.copy(source, target)
         for name in FILES:
             copier.copy(ws.root / name, folder / "files" / name)
         for name in FOLDERS:
@@ -147,7 +149,8 @@ def restore(
     check_new(root)
     copier = _Copier(disk)
     disk.mkdir(root)
-    copier.tree(folder / "files", root)
+    for name in FOLDERS:
+        copier.tree(folder / "files" / name, root / name)
     copier.tree(folder / "archive", root / "archive")
     copier.copy(folder / "registry.sqlite", root / "registry.sqlite")
     copier.settle()
@@ -171,6 +174,9 @@ def restore(
         registry.set("backup_at", str(facts["wall_ns"]))
         registry.set("backup_folder", str(folder.absolute()))
         kept = len(registry.segments())
+    for name in FILES:  # last: only now, with its generation raised, it is a workspace
+        copier.copy(folder / "files" / name, root / name)
+    copier.settle()
     lines.append(
         "what was imported after the backup comes again from the devices, unless they had pruned "
         "it on the word of an older, archive-only ack or of a newer backup"
@@ -233,13 +239,17 @@ class _Copier:
         self.bytes = 0
         self._folders: set[Path] = set()
 
-    def copy(self, source: Path, target: Path, *, same_size: bool = False) -> None:
-        """Copy a file unless the same is there (by size where names tell the content)."""
+    def alike(self, source: Path, target: Path) -> bool:
+        """Whether both are files of one size: enough where names tell the content."""
+        disk = self.disk
+        both = disk.kind(source) == "file" == disk.kind(target)
+        return both and disk.size(target) == disk.size(source)
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Copy a file unless the same is there."""
         if self.disk.kind(source) != "file":
             return
-        there = self.disk.kind(target) == "file"
-        alike = there and self.disk.size(target) == self.disk.size(source)
-        if alike and (same_size or self._equal(source, target)):
+        if self.alike(source, target) and self._equal(source, target):
             return
         self.disk.mkdir(target.parent)
         temporary = target.with_name(target.name + ".tmp")

@@ -42,7 +42,7 @@ def check(ws: Workspace, registry: Registry, archive: Archive) -> Checked:
     for row in registry.segments():
         done.segments += 1
         try:
-            archive.read(row)
+            archive.read(row, whole=True)
         except EdgepackError as error:
             done.problems.append(error.what)
     for name, segments in sorted(groups.items()):

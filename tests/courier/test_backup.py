@@ -9,6 +9,8 @@ import pytest
 from device_runtime.errors import UsageError
 from edgepack.errors import StoreError, WorkspaceError
 from edgepack.registry import Registry
+from edgepack.sim.disk import PowerCut
+from edgepack.sim.ports import FusedDisk
 from edgepack.store.archive import Archive, purge
 from edgepack.store.backup import backup, restore
 from edgepack.workspace import Workspace
@@ -175,3 +177,22 @@ def test_a_missing_archived_segment_stops_the_backup(lab, home):
         backup(lab.ws, lab.folder / "backup", clock=lab.clock)
     with Registry.open(lab.ws.registry) as registry:
         assert registry.get("backup_at") == ""
+
+
+def test_a_restore_that_is_cut_off_leaves_no_workspace(lab, home):
+    """Half a restore with the old generation would acknowledge what devices had to offer again."""
+    folder = lab.folder / "backup"
+    backup(lab.ws, folder, clock=lab.clock)
+    whole, fuse = False, 0
+    while not whole:
+        disk, root = FusedDisk(), lab.folder / f"cut-{fuse}"
+        disk.fuse = fuse
+        try:
+            restore(folder, root, disk=disk)
+            whole = True
+        except PowerCut:
+            if (root / "edgepack.toml").exists():
+                with Registry.open(root / "registry.sqlite") as registry:
+                    assert registry.base_generation()[0] > 1
+        fuse += 1
+    assert fuse > 10
