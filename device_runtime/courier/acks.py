@@ -9,7 +9,7 @@ from __future__ import annotations
 from device_runtime.courier.stick import Stick
 from device_runtime.crypt import PublicIdentity
 from device_runtime.errors import FormatError, ReceiptError
-from device_runtime.format.receipt import MAX_ACK_BYTES, Ack, Fact, decode_ack
+from device_runtime.format.receipt import MAX_ACK_BYTES, Ack, Fact, decode_ack, signed_part
 from device_runtime.format.segment import Epoch, Lane, Parent
 from device_runtime.format.stick import ack_path
 from device_runtime.generation import Generation
@@ -120,9 +120,10 @@ def _verified(stick: Stick, device: str, base: PublicIdentity) -> Ack:
     data = stick.get(ack_path(device, base.id), MAX_ACK_BYTES)
     if data is None:
         raise ReceiptError("the ack is gone")
-    ack, signed = decode_ack(data)
-    if not base.verify_both(signed.signature, signed.message):
+    message, signature = signed_part(data, "ack", MAX_ACK_BYTES)
+    if not base.verify_both(signature, message):
         raise ReceiptError("its signature does not hold")
+    ack, _ = decode_ack(data)
     if ack.device != device or ack.base != base.id:
         raise ReceiptError("it speaks to another device or for another base")
     return ack

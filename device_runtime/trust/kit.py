@@ -91,7 +91,7 @@ def read_kit(disk: Disk, path: Path) -> Kit:
         VerificationError: It is not signed by the quorum of its own newest root.
         OSError: The medium cannot be read.
     """
-    entry, limit = f"payload/{POLICY}", _LIMITS.max_json_bytes
+    entry, limit = f"payload/{POLICY}", quorum.MAX_DOCUMENT  # read before its words are typed
     with open_source(disk, path, _LIMITS) as source:
         listed = source.index.entries
         small = [name for name in listed if name.startswith("metadata/") or name == entry]

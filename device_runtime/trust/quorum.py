@@ -25,7 +25,8 @@ from device_runtime.format import canonical
 from device_runtime.record import dataclass
 
 CUSTOM = "x-edgepack"  # our signed fields within root and targets
-MAX_DOCUMENT = 5_000_000
+MAX_DOCUMENT = 1 << 20  # bytes; what nobody signed is parsed to learn who should have signed it
+_LIMITS = {"root": 256 << 10, "snapshot": 16 << 10, "timestamp": 16 << 10}
 
 # DER of SubjectPublicKeyInfo up to the key itself (id-ml-dsa-65, 2.16.840.1.101.3.4.3.18).
 _MLDSA65_DER = bytes.fromhex("308207b2300b0609608648016503040312038207a100")
@@ -148,7 +149,8 @@ def read_root(data: bytes, what: str = "the root") -> Mapping[str, Any]:
 
 
 def _decode(data: bytes, what: str, kind: str) -> Any:
-    value = canonical.decode(data, what, limit=MAX_DOCUMENT, canonical=True)
+    limit = _LIMITS.get(kind, MAX_DOCUMENT)
+    value = canonical.decode(data, what, limit=limit, canonical=True)
     try:
         if set(value) == {"signed", "signatures"} and value["signed"]["_type"] == kind:
             return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -49,6 +50,21 @@ def test_an_ack_by_another_key_marks_nothing(visited):
     report = device.sync(stick)
     assert report.acked.marked == 0
     assert any("signature does not hold" in note for note in report.notes)
+
+
+def test_an_ack_that_nobody_signed_is_never_parsed(visited):
+    """Its JSON could take gigabytes before the signature is looked at."""
+    device, stick = visited
+    path = ack_file(stick)
+    whole = path.read_bytes()
+    lists = b'{"body":{"facts":[' + b"[]," * 3_000_000 + b"[]]}"
+    path.write_bytes(lists + whole[whole.rindex(b',"format"') :])
+    tracemalloc.start()
+    report = device.sync(stick)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert any("signature does not hold" in note for note in report.notes)
+    assert peak < 8 * path.stat().st_size  # its JSON would take thirty times its size
 
 
 def test_an_ack_of_a_base_that_the_policy_does_not_name_marks_nothing(visited):
