@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 from device_runtime.errors import FormatError
 from device_runtime.record import NamedTuple
@@ -130,18 +130,16 @@ def _claimed(view: memoryview, position: int, end: int) -> int:
     return min(int(length), end - position) if length <= MAX_FRAME else 1
 
 
-def frames(data: bytes | bytearray | memoryview, start: int, end: int) -> Sequence[Frame]:
-    """Return the frames of a sealed segment, which must be whole.
+def frames(data: bytes | bytearray | memoryview, start: int, end: int) -> Iterator[Frame]:
+    """Yield the frames of a closed segment, which must be whole; no list of a hostile length.
 
     Raises:
         FormatError: One is not.
     """
     view = memoryview(data)
-    result: list[Frame] = []
     while start < end:
         frame = read_frame(view, start, end)
         if frame is None:
             raise FormatError("a frame of a segment is damaged")
-        result.append(frame)
+        yield frame
         start = frame.end
-    return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from device_runtime.crypt import ED25519_SIGNATURE, Aead, PublicIdentity, sha256, unwrap_key
 from device_runtime.errors import FormatError, SegmentError
@@ -109,12 +109,12 @@ class SegmentReader:
         self,
         header: Header,
         hash: str,
-        data: memoryview,
-        all_frames: list[Frame],
+        body: memoryview,
+        start: int,
         opener: FrameOpener,
     ) -> None:
         self.header, self.hash = header, hash
-        self._data, self._frames, self._opener = data, all_frames, opener
+        self._body, self._start, self._opener = body, start, opener
 
     def records(self) -> Iterator[Record]:
         """Yield everything inside; row blocks may interleave with other records.
@@ -123,10 +123,11 @@ class SegmentReader:
             SegmentError: A frame does not decrypt: the device did not write this.
             FormatError: What was decrypted does not follow docs/FORMAT-journal.md.
         """
+        found = frames(self._body, self._start, len(self._body))
         if self.header.kind == SALVAGE:
-            yield from walk(self.header.layout, self.header.first, self._frames, self._opener)
+            yield from walk(self.header.layout, self.header.first, found, self._opener)
             return
-        for frame in self._frames:
+        for frame in found:
             content = self._opener.content(frame)
             if frame.type == BLOCK:
                 yield self._block(frame, content)
@@ -162,7 +163,7 @@ class SegmentReader:
 
 
 def walk(
-    layout: Layout, first: int, all_frames: list[Frame], opener: FrameOpener
+    layout: Layout, first: int, all_frames: Iterable[Frame], opener: FrameOpener
 ) -> Iterator[Record]:
     """Yield the records of an open segment's frames; rows gathered into large blocks."""
     from device_runtime.format.blocks import Gatherer
@@ -238,11 +239,11 @@ def open_segment(
         start, header_hash = inner.end + ED25519_SIGNATURE, inner.hash
         info = inner.header.key_info()
     key = unwrap_key(header.keys, dict(secrets), info)
-    found = list(frames(view, start, len(view) - TRAILER.size))
-    total = sum(frame.n for frame in found)
+    body = view[: -TRAILER.size]
+    total = sum(frame.n for frame in frames(body, start, len(body)))
     if total != header.records:
         raise FormatError(f"a segment announces {header.records} records and has {total}")
-    return SegmentReader(header, digest, view, found, FrameOpener(view, header_hash, Aead(key)))
+    return SegmentReader(header, digest, body, start, FrameOpener(view, header_hash, Aead(key)))
 
 
 def _salvaged(view: memoryview, outer: Header, device: PublicIdentity) -> Header:

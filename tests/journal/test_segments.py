@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from device_runtime.crypt import Identity
+from device_runtime.crypt import Identity, generate_recipient
 from device_runtime.errors import (
     FormatError,
     JournalError,
@@ -109,6 +109,20 @@ def test_an_epoch_names_its_parent_and_starts_again(world):
     assert new.parent.epoch == old.epoch
     assert new.parent.heads[BULK] == (1, world.segments()[0][0].hash)
     assert (new.number, new.previous) == (1, "")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_each_recipient_alone_reads_all(count):
+    pairs = [generate_recipient() for _ in range(count)]
+    world = World(policy=jw.policy(recipients=tuple(public.raw.hex() for _, public in pairs)))
+    journal = world.open()
+    journal.append_rows(jw.rows(0, 3), BULK)
+    journal.seal("sync")
+    (info,) = journal.sealed()
+    data = journal.read(info)
+    for secret, public in pairs:
+        reader = open_segment(data, secrets={public.id: secret}, device=jw.keys()[0].public)
+        assert [record.n for record in reader.records()] == [3]
 
 
 def test_a_policy_without_recipients_is_refused():
