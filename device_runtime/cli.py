@@ -40,38 +40,31 @@ def run(arguments: list[str]) -> int:
         if isinstance(parsed, str):
             print(parsed)
             return 0
-        command, options = parsed
-        result, text, error = command.run(options)
+        return _say(parsed[0].run(parsed[1]), as_json=as_json)
     except BrokenPipeError:  # nobody reads any more: `predict | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except BaseException as failure:  # noqa: BLE001
-        return _fail(failure, as_json=as_json)
-    if as_json:
-        import json
+        return _say(({}, [], _as_error(failure)), as_json=as_json)
 
-        body = {"ok": error is None, **result}
-        if error is not None:
-            body["error"] = error.as_json()
-        print(json.dumps(body, default=str))
+
+def _say(outcome: Outcome, *, as_json: bool) -> int:
+    result, text, error = outcome
+    if as_json:
+        failed = {} if error is None else {"error": error.as_json()}
+        _print_json({"ok": error is None, **result, **failed})
     else:
-        for line in text:
-            print(line)
-        if error is not None:
-            _tell(error)
+        print("".join(f"{line}\n" for line in text), end="")
     sys.stdout.flush()
+    if error is not None and not as_json:
+        _tell(error)
     return error.exit if error is not None else 0
 
 
-def _fail(failure: BaseException, *, as_json: bool) -> int:
-    error = _as_error(failure)
-    if as_json:
-        import json
+def _print_json(body: dict[str, Any]) -> None:
+    import json
 
-        print(json.dumps({"ok": False, "error": error.as_json()}))
-    else:
-        _tell(error)
-    return error.exit
+    print(json.dumps(body, default=str))
 
 
 def _tell(error: EdgepackError) -> None:
@@ -303,7 +296,7 @@ def _ask(question: str) -> str:
 
 def _parse(arguments: list[str]) -> tuple[Command, Options] | str:
     """Return what was typed; a text where only help or the version was asked for."""
-    name = arguments[0] if arguments else ""
+    name = (arguments or [""])[0]
     if name in COMMANDS:
         options = read(f"{PROG} {name}", COMMANDS[name], arguments[1:])
         return (COMMANDS[name], options) if options else help_of(f"{PROG} {name}", COMMANDS[name])

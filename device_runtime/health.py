@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from device_runtime._version import __version__
-from device_runtime.courier.totals import rows_pruned
 from device_runtime.disk import Disk
 from device_runtime.errors import EdgepackError, FormatError
 from device_runtime.format import canonical
@@ -24,6 +23,7 @@ from device_runtime.generation import Generation, SlotRecord
 from device_runtime.home import Home
 from device_runtime.policy import Policy
 from device_runtime.record import dataclass
+from device_runtime.totals import rows_pruned
 
 LEVELS = ("fresh", "cooling", "cold")
 DAY_S = 86_400

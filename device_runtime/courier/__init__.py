@@ -24,10 +24,10 @@ from device_runtime.courier.acks import (
 from device_runtime.courier.leave import Left, leave
 from device_runtime.courier.report import bundles_on, write_last_sync, write_report
 from device_runtime.courier.stick import Stick
-from device_runtime.courier.totals import add_pruned
 from device_runtime.home import Home
 from device_runtime.journal.writer import Journal
 from device_runtime.record import replace
+from device_runtime.totals import add_pruned
 
 __all__ = [
     "Acked",
