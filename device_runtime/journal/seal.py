@@ -22,18 +22,12 @@ from device_runtime.crypt import (
 )
 from device_runtime.disk import write_all
 from device_runtime.errors import FormatError, JournalDamagedError
-from device_runtime.format.frames import (
-    HOLE,
-    MARK,
-    MARKED,
-    ROWS,
-    Scan,
-    scan,
-)
+from device_runtime.format.frames import HOLE, MARK, MARKED, ROWS, Scan, scan
 from device_runtime.format.header import (
     TRAILER,
     TRAILER_MAGIC,
     Opened,
+    header_message,
     open_header,
     segment_message,
     write_header,
@@ -144,9 +138,9 @@ def salvage(
     Raises:
         OSError: The disk; the open file is still there.
     """
-    header = file.closed(SALVAGE, previous, reason)
-    begin = file.opened.end + ED25519_SIGNATURE
-    body = [write_header(header), file.data[:begin]]
+    opened = file.opened
+    again = identity.sign_fast(header_message(opened.hash))  # the same bytes, if none was damaged
+    body = [write_header(file.closed(SALVAGE, previous, reason)), file.data[: opened.end], again]
     body += [file.data[frame.position : frame.end] for frame in file.scan.frames]
     return commit(shelf, name, body, identity)
 
