@@ -6,13 +6,10 @@ A refusal is not remembered: a policy, a disk or a runtime may be another at the
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
-from device_runtime._version import __version__
 from device_runtime.errors import (
     AdmissionError,
-    FormatError,
     IncompatibleError,
     MachineError,
     ModelLoadError,
@@ -22,6 +19,8 @@ from device_runtime.home import Home
 from device_runtime.model.graph import GraphFacts, admit, inspect_graph
 from device_runtime.policy import Policy
 from device_runtime.trust.bundle import VerifiedBundle
+from device_runtime.trust.checks import release
+from device_runtime.trust.load import mapped
 
 STAGING_MARGIN = 16 << 20  # metadata, folders, and what else grows meanwhile
 _CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -29,14 +28,15 @@ _NO_LIMIT = 1 << 60
 
 
 def check(home: Home, bundle: VerifiedBundle, policy: Policy) -> None:
-    """Compare a verified bundle with this device: name, class, runtime, operators, RAM, disk.
+    """Compare a verified bundle with this machine: onnxruntime, operators, RAM, disk.
+
+    (Name, class and edgepack-device are signed in targets.json, and were compared with it.)
 
     Raises:
-        IncompatibleError: It is for another device, class or runtime.
+        IncompatibleError: It is for another onnxruntime.
         AdmissionError: This machine cannot run it, or has no room to stage it.
     """
     manifest = bundle.manifest
-    _check_names(home, manifest, policy)
     _check_runtime(manifest)
     claimed = GraphFacts(
         ir_version=manifest.ir_version,
@@ -60,13 +60,7 @@ def check_graph(folder: Path, home: Home, manifest: Manifest, policy: Policy) ->
         AdmissionError: Not an ONNX file, one that hides something, or one that holds more than the
             manifest says or the policy allows.
     """
-    import mmap
-
-    with home.disk.open_read(folder / "model.onnx") as file:
-        try:
-            model = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except (OSError, ValueError):  # no mappings here, or an empty file
-            model = memoryview(file.read())
+    model = mapped(home.disk, folder / "model.onnx", manifest.model_bytes)
     try:
         facts = inspect_graph(model, max_bytes=policy.max_model_bytes)
     except ModelLoadError as error:
@@ -74,26 +68,9 @@ def check_graph(folder: Path, home: Home, manifest: Manifest, policy: Policy) ->
     admit(facts, manifest, policy, onnxruntime=installed_onnxruntime())
 
 
-def _check_names(home: Home, manifest: Manifest, policy: Policy) -> None:
-    if manifest.name != home.card.bundle_name:
-        raise IncompatibleError(
-            f"this is a bundle of {manifest.name}, this device runs {home.card.bundle_name}"
-        )
-    if manifest.device_class != policy.device_class:
-        raise IncompatibleError(
-            f"this bundle is for devices of class {manifest.device_class}, "
-            f"this device is of class {policy.device_class}"
-        )
-
-
 def _check_runtime(manifest: Manifest) -> None:
-    if _numbers(manifest.min_runtime) > _numbers(__version__):
-        raise IncompatibleError(
-            f"this bundle needs edgepack-device {manifest.min_runtime}, here is {__version__}",
-            next="update edgepack-device on this device first",
-        )
     here = installed_onnxruntime()
-    if _numbers(manifest.min_onnxruntime) > _numbers(here):
+    if release(manifest.min_onnxruntime) > release(here):
         raise IncompatibleError(
             f"this bundle needs onnxruntime {manifest.min_onnxruntime}, here is {here}",
             next="update edgepack-device and its packages on this device first",
@@ -122,15 +99,6 @@ def _check_disk(home: Home, bundle: VerifiedBundle) -> None:
             f"the bundle needs {need / 2**20:,.1f} MiB of disk, {free / 2**20:,.1f} MiB are free",
             next=f"free {(need - free) / 2**20:,.1f} MiB and install it again",
         )
-
-
-def _numbers(version: str) -> list[int]:
-    """Return the numbers that a version begins with; 1.20 is 1.20.0."""
-    found = re.match(r"[0-9]{1,6}(?:\.[0-9]{1,6}){0,4}", version)
-    if found is None:
-        raise FormatError(f"{version!r} is not a version")
-    numbers = [int(part) for part in found[0].split(".")]
-    return numbers + [0] * (5 - len(numbers))
 
 
 def machine_ram() -> int:

@@ -110,19 +110,6 @@ class VerifiedBundle:
     limits: Policy
 
 
-@dataclass(frozen=True)
-class Peek:
-    """What a file says about itself, UNVERIFIED: to choose among files, never to decide."""
-
-    name: str
-    version: int
-    digest: str
-    device_class: str
-    min_runtime: str
-    issued: int
-    root_version: int
-
-
 def verify(
     disk: Disk,
     path: Path,
@@ -204,28 +191,6 @@ def read_roots(disk: Disk, path: Path, policy: Policy) -> dict[int, bytes]:
     """
     with open_source(disk, path, policy) as source:
         return _roots(_metadata(source, policy))
-
-
-def peek(disk: Disk, path: Path, policy: Policy) -> Peek:
-    """Read what a bundle says about itself, unverified.
-
-    Raises:
-        FormatError: The bytes do not follow docs/FORMAT-bundle.md.
-        OSError: The medium cannot be read.
-    """
-    with open_source(disk, path, policy) as source:
-        files = _metadata(source, policy)
-    document = quorum.read_document(files["targets.json"], "targets.json", "targets")
-    said = read_targets(document.signed)
-    return Peek(
-        said.name,
-        said.version,
-        document.digest,
-        said.device_class,
-        said.min_runtime,
-        said.issued,
-        max(_roots(files)),
-    )
 
 
 def verify_payload(

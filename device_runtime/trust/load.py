@@ -100,9 +100,11 @@ def load_slot(
 
     manifest = manifests.from_json(_json(read, "manifest.json", policy))
     schema = schemas.from_json(_json(read, "schema.json", policy))
-    model_name = manifest.model.removesuffix(".xz")
-    if model_name not in files:
-        raise VerificationError(f"this slot has no {model_name}")
+    name = manifest.model.removesuffix(".xz")
+    if name not in files:
+        raise VerificationError(f"this slot has no {name}")
+    model = mapped(disk, slot / name, files[name].length)
+    _compare(name, files[name], len(model), sha256(model).hex())
     return LoadedSlot(
         name=targets.name,
         version=targets.version,
@@ -112,7 +114,7 @@ def load_slot(
         signers=signers,
         manifest=manifest,
         schema=schema,
-        model=_map(disk, slot / model_name, model_name, files[model_name]),
+        model=model,  # what was hashed is what is loaded
         files=files,
         read=read,
     )
@@ -122,15 +124,13 @@ def _json(read: Callable[[str], bytes], name: str, policy: Policy) -> object:
     return canonical.decode(read(name), name, limit=policy.max_json_bytes)
 
 
-def _map(disk: Disk, path: Path, name: str, target: Target) -> memoryview:
-    """Map a file, hash the mapping, and return it: what was hashed is what is loaded."""
+def mapped(disk: Disk, path: Path, length: int) -> memoryview:
+    """Map a file that should have `length` bytes, read-only; its length is not checked here."""
     with disk.open_read(path) as file:
         try:
-            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except (OSError, ValueError):  # a disk without mappings, or an empty file
-            view = memoryview(file.read(target.length + 1))
-    _compare(name, target, len(view), sha256(view).hex())
-    return view
+            return memoryview(file.read(length + 1))
 
 
 def _compare(name: str, target: Target, length: int, digest: str) -> None:

@@ -17,6 +17,8 @@ from device_runtime.generation import Trusted
 from device_runtime.policy import Policy
 from device_runtime.trust import bundle as bundles
 from device_runtime.trust import quorum
+from device_runtime.trust.custom import read_targets
+from device_runtime.trust.source import open_source
 from edgepack.errors import WorkspaceError
 from edgepack.workspace import Workspace
 
@@ -56,8 +58,8 @@ def verify_file(
     if not path.is_file():
         raise UsageError(f"there is no file {path}", next="give a signed bundle")
     trusted, policies = trust_of(root, workspace, disk)
-    seen = bundles.peek(disk, path, Policy("any"))
-    policy = policies.get(seen.device_class, Policy(seen.device_class))
+    kind = claimed_class(path, disk)
+    policy = policies.get(kind, Policy(kind))
     wall = SystemClock().wall_ns() // 1_000_000_000
     found = bundles.verify(disk, path, trusted, policy, name=None, wall_s=wall)
     bundles.verify_payload(disk, found)
@@ -73,6 +75,21 @@ def verify_file(
         "files": len(found.payload),
         "bytes": path.stat().st_size,
     }
+
+
+def claimed_class(path: Path, disk: Disk) -> str:
+    """Return the class of device that a bundle says it is for, UNVERIFIED.
+
+    Raises:
+        FormatError: It is no signed bundle.
+    """
+    entry = "metadata/targets.json"
+    with open_source(disk, path, Policy("any")) as source:
+        if entry not in source.index.entries:
+            raise FormatError(f"this is not a signed bundle: it has no {entry}")
+        data = source.small(entry, quorum.MAX_DOCUMENT)
+    signed = quorum.read_document(data, "targets.json", "targets").signed
+    return read_targets(signed).device_class
 
 
 def trust_of(
