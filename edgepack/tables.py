@@ -199,12 +199,16 @@ def _chunks(path: Path, rows: int) -> Iterator[pd.DataFrame]:
     import pyarrow.parquet as pq
 
     if path.is_dir():
-        for batch in delta_dataset(path).to_batches(batch_size=rows):
-            yield batch.to_pandas()
+        table = delta_dataset(path)
+        for part in table.get_fragments():
+            for group in part.split_by_row_group():
+                for batch in group.to_batches(schema=table.schema, batch_size=rows):
+                    yield batch.to_pandas()
     elif path.suffix in (".parquet", ".pq"):
         with pq.ParquetFile(path, memory_map=False) as file:
-            for batch in file.iter_batches(batch_size=rows):
-                yield batch.to_pandas()
+            for group in range(file.num_row_groups):  # one call over all of them keeps their pages
+                for batch in file.iter_batches(batch_size=rows, row_groups=[group]):
+                    yield batch.to_pandas()
     else:
         yield from pd.read_csv(path, chunksize=rows)
 

@@ -322,10 +322,12 @@ def import_labels(
     if refs:
         found = survey(view, labels, refs[0].schema)
         matched, held = found.labelled.num_rows, found.held
-    notes += [f"not used: {value!r} for {ref} {why}" for ref, value, why in labels.wrong[:20]]
+    wrong = [item for item in labels.wrong if item[0] in kept.refs]
+    conflicts = [item for item in labels.conflicts if item.ref in kept.refs]
+    notes += [f"not used: {value!r} for {ref} {why}" for ref, value, why in wrong[:20]]
     notes += [
         f"contradiction for {item.ref}: {' / '.join(map(str, item.values))}; {item.holds} counts"
-        for item in labels.conflicts[:20]
+        for item in conflicts[:20]
     ]
     return {
         "labels": kept.rows,
@@ -334,8 +336,8 @@ def import_labels(
         "again": kept.again,
         "matched": matched,
         "held": held,
-        "conflicts": len(labels.conflicts),
-        "wrong": len(labels.wrong),
+        "conflicts": len(conflicts),
+        "wrong": len(wrong),
         "new_classes": dict(labels.new_classes),
         "notes": notes,
     }

@@ -94,8 +94,10 @@ def survey(
         batch = returned if valid.all() else returned.filter(pa.array(valid))
         _count(batch, time, totals, grid)
         if len(labels):
-            at = labels.join(batch, key)
-            used[at[at >= 0]] = True
+            ways = labels.candidates(batch, key)
+            for at in ways:
+                used[at[at >= 0]] = True
+            at = np.maximum.reduce(ways)
             hit = pa.table(batch).filter(pa.array(at >= 0))
             if hit.num_rows:
                 kept.append(attach(hit, labels, key))

@@ -39,6 +39,7 @@ class Kept:
         number: Of the file in `labels/NAME/`.
         empty: Lines without id or value, left out.
         again: Whether the same content was imported before.
+        refs: What they name.
     """
 
     rows: int
@@ -46,6 +47,7 @@ class Kept:
     number: int
     empty: int
     again: bool
+    refs: frozenset[str]
 
 
 def keep(
@@ -90,17 +92,19 @@ def keep(
     ).filter(good)
     if not rows.num_rows:
         raise DataError(f"{path} holds no label", next=f"it needs {ref} and {value} in each line")
+    empty = table.num_rows - rows.num_rows
+    named = frozenset(rows.column("ref").to_pylist())
     digest = sha256(*(repr(rows.column(n).to_pylist()).encode() for n in ("ref", "by", "value")))
     for old in files(ws, name):
         if old.stem.endswith(digest.hex()[:16]):
-            return Kept(rows.num_rows, by, _number(old), table.num_rows - rows.num_rows, True)
+            return Kept(rows.num_rows, by, _number(old), empty, True, named)
     number = max((_number(old) for old in files(ws, name)), default=0) + 1
     folder = ws.labels / name
     ws.disk.mkdir(folder)
     out = io.BytesIO()
     pq.write_table(rows, out, compression="zstd")
     write_durable(ws.disk, folder / f"{number:06d}-{digest.hex()[:16]}.parquet", out.getvalue())
-    return Kept(rows.num_rows, by, number, table.num_rows - rows.num_rows, False)
+    return Kept(rows.num_rows, by, number, empty, False, named)
 
 
 def files(ws: Workspace, name: str) -> list[Path]:

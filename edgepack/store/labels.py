@@ -82,9 +82,18 @@ class Labels:
             rows: With the columns of `PLACE` and, if the schema has one, the key column.
             key: Name of the key column, or None.
         """
-        found = self._by_record(rows)
+        return np.asarray(np.maximum.reduce(self.candidates(rows, key)))
+
+    def candidates(
+        self, rows: pa.RecordBatch | pa.Table, key: str | None
+    ) -> list[np.ndarray[Any, Any]]:
+        """Return, by each way to name a row, the place in these labels per row, or -1.
+
+        The largest holds; the others are labels of the same row that it overrides.
+        """
+        found = [self._by_record(rows)]
         if key is not None and key in rows.schema.names and self.by_key.any():
-            found = np.maximum(found, self._by_key(rows, key))
+            found += self._by_key(rows, key)
         return found
 
     def _by_record(self, rows: pa.RecordBatch | pa.Table) -> np.ndarray[Any, Any]:
@@ -120,17 +129,15 @@ class Labels:
             self._index["records"] = (places, numbers[small][rank], order[small][rank])
         return self._index["records"]  # type: ignore[no-any-return]
 
-    def _by_key(self, rows: pa.RecordBatch | pa.Table, key: str) -> np.ndarray[Any, Any]:
-        text = _flat(rows.column(key))
-        text = key_text(text)
-        result = self._one_giver(text, "")
+    def _by_key(self, rows: pa.RecordBatch | pa.Table, key: str) -> list[np.ndarray[Any, Any]]:
+        text = key_text(_flat(rows.column(key)))
+        own = np.full(rows.num_rows, -1, np.int64)
         devices = _flat(rows.column("_device")).dictionary_encode()
         codes = _numpy(devices.indices)
         for code, device in enumerate(devices.dictionary.to_pylist()):
             here = codes == code
-            found = self._one_giver(text.filter(pa.array(here)), device)
-            result[here] = np.maximum(result[here], found)
-        return result
+            own[here] = self._one_giver(text.filter(pa.array(here)), device)
+        return [self._one_giver(text, ""), own]
 
     def _one_giver(self, text: pa.Array, device: str) -> np.ndarray[Any, Any]:
         index = f"key {device}"

@@ -169,6 +169,14 @@ def test_a_label_is_held_until_its_row_comes_home(world: World) -> None:
     assert import_labels(world.ws, world.registry, "pump", path, world.clock)["again"]
 
 
+def test_a_label_that_another_one_overrides_does_not_wait_for_its_row(returned: World) -> None:
+    path = returned.folder / "truth.csv"
+    serials = returned.frame["serial"][:50]
+    path.write_text("serial,worn\n" + "".join(f"{serial},true\n" for serial in serials))
+    done = import_labels(returned.ws, returned.registry, "pump", path, returned.clock)
+    assert (done["by"], done["matched"], done["held"]) == ("key", 4000, 0)
+
+
 def test_a_file_of_hostile_labels_gives_one_line_each_and_the_rest_counts(returned: World) -> None:
     ids = returned.ids
     path = returned.folder / "labels.ndjson"
