@@ -113,7 +113,7 @@ def _look_onnx(data: bytes, frame: pd.DataFrame) -> tuple[str, list[str], list[s
         task = "binary"
     else:
         task = "classes"
-    io = [f"tensor = {quoted(names[0])}"] if len(names) == 1 else []
+    io = []
     if guess.label:
         io.append(f"label = {quoted(guess.label)}")
     if guess.scores:

@@ -124,6 +124,7 @@ def loop(folder: Path, unseen: str) -> tuple[float, float, bool]:
     return before, after, proposed
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_a_cover_that_training_never_saw_is_learnt_by_stick(tmp_path):
     before, after, proposed = loop(tmp_path, "red soil")
