@@ -229,6 +229,8 @@ def sync(
             screen.line(f"  look twice: {item.note}")
     screen.line(result.came())
     screen.line(result.went())
+    if result.error is not None:
+        raise result.error
     screen.done(result.as_json(), result.next())
 
 

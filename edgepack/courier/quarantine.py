@@ -11,6 +11,8 @@ from edgepack.registry import Registry
 from edgepack.workspace import Workspace
 
 MAX_BYTES = 512 << 20
+MAX_FILE = 64 << 20
+"""Of one file: one huge piece of rubbish leaves room for what comes after it."""
 
 
 class Quarantine:
@@ -37,7 +39,8 @@ class Quarantine:
             self._room = MAX_BYTES - sum(disk.size(folder / item) for item in disk.list(folder))
         target = folder / f"{now}-{name}"
         if self._room > 0:
-            self._room = self._keep(target, chunks, self._room)
+            limit = min(self._room, MAX_FILE)
+            self._room -= limit - max(0, self._keep(target, chunks, limit))
         self._registry.alarm("quarantine", "", target.name, line, now)
 
     def _keep(self, target: Path, chunks: Iterable[bytes], room: int) -> int:

@@ -55,6 +55,7 @@ class SyncResult:
         lines: Everything else that a person should know, one line each.
         dry_run: Nothing was written anywhere.
         archive_only: Acks do not wait for a backup, because none was ever made.
+        error: What the exit code shall say although everything on the stick was imported.
     """
 
     tally: Tally
@@ -68,6 +69,7 @@ class SyncResult:
     lines: list[str] = field(default_factory=list)
     dry_run: bool = False
     archive_only: bool = False
+    error: EdgepackError | None = None
 
     def came(self) -> str:
         """Return the line that says what came."""
@@ -237,7 +239,11 @@ def _write(
         # Full of packs that are registered: devices keep theirs until an ack, so these may go.
         result.removed += clean_stick(stick, done)
         done = []
-        result.acks = write_acks(stick, registry, identity, offered)
+        try:
+            result.acks = write_acks(stick, registry, identity, offered)
+        except StickFullError as error:
+            result.error = error
+            return
     result.bundles += put_bundles(ws, registry, stick, result.lines)
     put_tokens(ws, stick, result.lines)
     result.removed += clean_stick(stick, done)

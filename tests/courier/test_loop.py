@@ -8,7 +8,8 @@ import pytest
 
 from device_runtime.courier.stick import Stick
 from device_runtime.disk import RealDisk
-from device_runtime.errors import StickBusyError
+from device_runtime.errors import StickBusyError, StickFullError
+from edgepack.courier import sync as base_side
 from edgepack.errors import DeviceUnknownError
 from edgepack.store.table import read
 
@@ -176,3 +177,20 @@ def test_sticks_in_any_order_give_the_same_table(lab, tmp_path):
         assert device.durable - lab.ids() <= other.ids()
     assert tables[0] == tables[1] == tables[2]
     assert len(tables[0]) == 8
+
+
+def test_a_stick_without_room_for_an_ack_has_been_imported_and_says_so(lab, monkeypatch):
+    device, stick = lab.accepted(), lab.stick()
+    device.rows([1, 2, 3], sync=True)
+    device.sync(stick)
+
+    def full(*_):
+        raise StickFullError("no room on the stick for an ack")
+
+    monkeypatch.setattr(base_side, "write_acks", full)
+    result = lab.sync(stick)
+    assert result.error is not None
+    assert result.error.code == "stick.full"
+    assert "3 rows" in result.came()
+    monkeypatch.undo()
+    assert lab.sync(stick).error is None
