@@ -368,7 +368,8 @@ def as_hex(value: Any, length: int) -> str:
 
 # --- file names ------------------------------------------------------------------------------
 
-_SUFFIXES = ("open", "seg", "tmp", "damaged")
+_SUFFIXES = frozenset(("open", "seg", "tmp", "damaged"))
+_LANES = {"-p-": Lane.PRIORITY, "-b-": Lane.BULK}
 
 
 class Name(NamedTuple):
@@ -388,13 +389,10 @@ class Name(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Name | None:
         """Return the parts of a file name, None for a stranger's file."""
-        stem, _, suffix = text.partition(".")
-        parts = stem.split("-")
-        if len(parts) != 4 or suffix not in _SUFFIXES or parts[1] not in ("p", "b"):
+        epoch, number, uid, suffix = text[:16], text[19:29], text[30:46], text[47:]
+        lane = _LANES.get(text[16:19])
+        if lane is None or suffix not in _SUFFIXES or text[29] != "-" or text[46] != ".":
             return None
-        epoch, letter, number, uid = parts
-        if len(number) != 10 or not number.isascii() or not number.isdecimal():
+        if not number.isascii() or not number.isdecimal() or not is_hex(epoch + uid, HEX32):
             return None
-        if not is_hex(epoch, HEX16) or not is_hex(uid, HEX16):
-            return None
-        return cls(epoch, Lane("pb".index(letter)), int(number), uid, suffix)
+        return cls(epoch, lane, int(number), uid, suffix)

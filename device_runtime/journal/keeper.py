@@ -93,12 +93,9 @@ class Keeper:
             layout=self._encoder.layout,
             keys=(),
         )
+        recipients, durability = self._recipients, self._policy.durability
         active = Active.create(
-            self._shelf,
-            header,
-            self._identity,
-            self._recipients,
-            durability=self._policy.durability,
+            self._shelf, header, self._identity, recipients, durability=durability
         )
         self._active[lane] = active
         if self._encoder.plain and self._policy.log_mode != "sketch":
@@ -255,8 +252,9 @@ class Keeper:
 
     def _sequence_after(self, lane: Lane) -> int:
         shelf = self._shelf
-        mine = [n for n in shelf.sizes if n[:2] == (self.epoch.id, lane)]
-        for name in sorted(mine, key=lambda n: n.number, reverse=True):
+        mine = {n for n in shelf.sizes if n[:2] == (self.epoch.id, lane)}
+        while mine:  # the newest one nearly always says it: no need to sort thousands
+            mine.remove(name := max(mine, key=lambda n: n.number))
             try:
                 if name.suffix == "seg":
                     return shelf.info(name).last + 1

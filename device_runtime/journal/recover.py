@@ -116,10 +116,9 @@ def _close(shelf: Shelf, name: Name, identity: Identity, result: Recovered) -> N
 
 def previous_of(shelf: Shelf, name: Name) -> str:
     """Return the hash of the sealed segment before this one, empty if it is not there."""
-    for other in shelf.names("seg"):
-        if other[:3] == (name.epoch, name.lane, name.number - 1):
-            try:
-                return shelf.info(other).hash
-            except JournalDamagedError:
-                return ""
-    return ""
+    before = (name.epoch, name.lane, name.number - 1)
+    found = [other for other in shelf.sizes if other[:3] == before and other.suffix == "seg"]
+    try:
+        return shelf.info(min(found)).hash if found else ""
+    except JournalDamagedError:
+        return ""
