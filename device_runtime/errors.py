@@ -190,13 +190,6 @@ class SelfTestError(InstallError):
     code = "install.self_test"
 
 
-class RejectedError(InstallError):
-    """This very bundle was rejected by this device before."""
-
-    code = "install.rejected"
-    advice = "ask the base for a newer bundle, or force it once with: install FILE --retry"
-
-
 class NoSlotError(InstallError):
     """There is no installed bundle that could run or be switched to."""
 

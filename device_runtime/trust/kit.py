@@ -134,34 +134,6 @@ def read_kit(disk: Disk, path: Path) -> Kit:
     return kit
 
 
-def kit_signed(
-    *,
-    kit_id: str,
-    device: str,
-    device_class: str,
-    bundle: str,
-    floor: int,
-    issued: int,
-    roots: Mapping[int, bytes],
-    files: Mapping[str, Target],
-) -> dict[str, Any]:
-    """Return the `signed` part of kit.json."""
-    return {
-        "_type": KIND,
-        "version": VERSION,
-        "kit": kit_id,
-        "device": device,
-        "class": device_class,
-        "bundle": bundle,
-        "floor": floor,
-        "issued": issued,
-        "roots": {str(version): quorum.root_sha256(data) for version, data in roots.items()},
-        "files": {
-            name: {"length": item.length, "sha256": item.sha256} for name, item in files.items()
-        },
-    }
-
-
 def _metadata(kept: Mapping[str, bytes]) -> tuple[dict[int, bytes], quorum.Document]:
     roots = {
         int(found[1]): data

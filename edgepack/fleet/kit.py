@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def write_kit(
         policy_bytes = canonical.encode(policies.to_json(policy))
         files = {name: _target(ws.disk, path) for name, path in sources.items()}
         files[kits.POLICY] = Target(len(policy_bytes), hashlib.sha256(policy_bytes).hexdigest())
-        signed = kits.kit_signed(
+        signed = _signed(
             kit_id=kit_id,
             device=plan.name,
             device_class=plan.device_class,
@@ -184,6 +184,34 @@ def _write(
         return Written(half, name, "", missing)
     ws.disk.unlink(half)
     return Written(out, name, kits.read_kit(ws.disk, out).words, ())
+
+
+def _signed(
+    *,
+    kit_id: str,
+    device: str,
+    device_class: str,
+    bundle: str,
+    floor: int,
+    issued: int,
+    roots: Mapping[int, bytes],
+    files: Mapping[str, Target],
+) -> dict[str, Any]:
+    """Return the `signed` part of kit.json."""
+    return {
+        "_type": kits.KIND,
+        "version": kits.VERSION,
+        "kit": kit_id,
+        "device": device,
+        "class": device_class,
+        "bundle": bundle,
+        "floor": floor,
+        "issued": issued,
+        "roots": {str(version): quorum.root_sha256(data) for version, data in roots.items()},
+        "files": {
+            name: {"length": item.length, "sha256": item.sha256} for name, item in files.items()
+        },
+    }
 
 
 def _floor(registry: Registry, name: str, trusted: Trusted) -> int:
