@@ -90,16 +90,18 @@ def drift(
 
     screen = Screen(json)
     notes: list[str] = []
+    _check_time("--since", since)
     if (reference is None) != (current is None):
         raise UsageError("--reference and --current belong together")
     with screen.step("comparing with the rows of training"):
         if reference is not None and current is not None:
-            found = [of_files(reference, current)]
+            alone, notes = of_files(reference, current)
+            found = [alone]
         else:
             ws, registry, _ = _base(workspace)
             bundle = ws.recipe_folder(name or None).name
             found, notes = drift_of(ws, registry, bundle, device or None, since or None)
-    _show_drift(screen, found, notes)
+    _show_drift(screen, found, notes, "before" if reference else "in training")
     worst = _worst(found)
     result = _drift_json(found, notes)
     if fail_above is not None and worst and worst.sure and worst.excess > fail_above:
@@ -113,6 +115,18 @@ def drift(
     screen.done(
         result, "" if reference else "edgepack report -o report.html shows the distributions"
     )
+
+
+def _check_time(option: str, text: str) -> None:
+    from device_runtime.errors import UsageError
+    from edgepack.errors import DataError
+    from edgepack.tables import moment
+
+    try:
+        moment(text or "2013-03-01")
+    except DataError:
+        what = f"{option} {text!r} is no time"
+        raise UsageError(what, next="give a date such as 2013-03-01") from None
 
 
 def _worst(found: list[Drift]) -> Change | None:
@@ -151,18 +165,19 @@ def _drift_json(found: list[Drift], notes: list[str]) -> dict[str, Any]:
     }
 
 
-def _show_drift(screen: Screen, found: list[Drift], notes: list[str]) -> None:
+def _show_drift(screen: Screen, found: list[Drift], notes: list[str], then: str) -> None:
     for item in found:
         screen.table(
             ["column", "psi", "95 %", "ks", "missing", "now", "unseen", "rows", ""],
             [
                 [
                     c.name, round(c.psi, 4), f"{c.low:.3f}-{c.high:.3f}", round(c.ks, 4),
-                    f"{c.missing[0]:.1%}", f"{c.missing[1]:.1%}", f"{c.unseen:.1%}", c.n, c.words,
+                    f"{c.missing[0]:.1%}", f"{c.missing[1]:.1%}", f"{c.unseen:.1%}", c.n,
+                    c.words.replace("in training", then),
                 ]
                 for c in sorted((*item.columns, *item.answers), key=lambda c: -c.excess)
             ],
-            f"{item.bundle}, {item.group}: {item.n:,} rows against those of training",
+            f"{item.bundle}, {item.group}: {item.n:,} rows against those {then}",
         )  # fmt: skip
         flags = [f"{k} {b:.1%}" for k, (_, b) in item.flags.items() if b]
         if flags:

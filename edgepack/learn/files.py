@@ -15,8 +15,11 @@ from edgepack.learn.reference import profile_of
 from edgepack.store.label_files import read_file
 
 
-def of_files(reference: Path, current: Path) -> Drift:
+def of_files(reference: Path, current: Path) -> tuple[Drift, list[str]]:
     """Compare two plain files (CSV, NDJSON, Parquet) column by column.
+
+    Returns:
+        The drift, and which columns were left out.
 
     Raises:
         DataError: A file cannot be read, has no rows, or they share no countable column.
@@ -43,7 +46,15 @@ def of_files(reference: Path, current: Path) -> Drift:
     full = filled(profile, sides[0].columns)
     found = compare(full, sides[1], current.name, reference.name)
     columns = tuple(_exact(c, before.column(c.name), now.column(c.name)) for c in found.columns)
-    return replace(found, columns=columns)
+    notes = [
+        f"{name} is left out: it holds neither numbers nor words"
+        for name in shared
+        if name not in names
+    ]
+    for one, other, path in ((before, now, current), (now, before, reference)):
+        lacks = [name for name in one.column_names if name not in other.column_names]
+        notes += [f"{path.name} has no column {', '.join(lacks[:12])}"] if lacks else []
+    return replace(found, columns=columns), notes
 
 
 def _exact(found: Change, before: pa.ChunkedArray, now: pa.ChunkedArray) -> Change:

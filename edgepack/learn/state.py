@@ -324,11 +324,13 @@ def import_labels(
         matched, held = found.labelled.num_rows, found.held
     wrong = [item for item in labels.wrong if item[0] in kept.refs]
     conflicts = [item for item in labels.conflicts if item.ref in kept.refs]
-    notes += [f"not used: {value!r} for {ref} {why}" for ref, value, why in wrong[:20]]
-    notes += [
-        f"contradiction for {item.ref}: {' / '.join(map(str, item.values))}; {item.holds} counts"
-        for item in conflicts[:20]
-    ]
+    notes += _some([f"not used: {value!r} for {ref} {why}" for ref, value, why in wrong])
+    notes += _some(
+        [
+            f"contradiction for {item.ref}: {' / '.join(item.values)}; {item.holds} counts"
+            for item in conflicts
+        ]
+    )
     return {
         "labels": kept.rows,
         "by": kept.by,
@@ -341,6 +343,11 @@ def import_labels(
         "new_classes": dict(labels.new_classes),
         "notes": notes,
     }
+
+
+def _some(lines: list[str], most: int = 10) -> list[str]:
+    more = [f"… and {len(lines) - most:,} more like the last"] if len(lines) > most else []
+    return lines[:most] + more
 
 
 def write_queue(

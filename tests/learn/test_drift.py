@@ -138,7 +138,7 @@ def test_two_plain_files_are_compared_without_a_workspace(tmp_path) -> None:
     b = pd.DataFrame({"x": rng.normal(0.5, 1, 3000), "s": rng.choice(["a", "c"], 3000), "k": 1})
     a.to_parquet(tmp_path / "a.parquet")
     b.to_csv(tmp_path / "b.csv", index=False)
-    found = of_files(tmp_path / "a.parquet", tmp_path / "b.csv")
+    found, _ = of_files(tmp_path / "a.parquet", tmp_path / "b.csv")
     by_name = {item.name: item for item in found.columns}
     assert by_name["x"].psi == pytest.approx(0.25, abs=0.08)
     assert by_name["x"].ks == pytest.approx(ks_2samp(a["x"], b["x"]).statistic, abs=0.02)
@@ -164,7 +164,7 @@ def test_files_that_cannot_be_compared_are_refused(tmp_path, left, right) -> Non
 def test_a_column_without_any_value_counts_as_missing(tmp_path) -> None:
     pd.DataFrame({"x": [1.0, 2.0] * 200}).to_parquet(tmp_path / "a.parquet")
     pd.DataFrame({"x": [np.nan] * 400}).to_parquet(tmp_path / "b.parquet")
-    (item,) = of_files(tmp_path / "a.parquet", tmp_path / "b.parquet").columns
+    (item,) = of_files(tmp_path / "a.parquet", tmp_path / "b.parquet")[0].columns
     assert item.missing == (0.0, 1.0)
     assert item.words == "changed much"
     assert item.ks == 0.0
@@ -218,9 +218,20 @@ def test_ks_of_two_files_is_exact(tmp_path) -> None:
     sides[1].loc[:20, "x"] = np.nan
     for name, side in zip("ab", sides, strict=True):
         side.to_parquet(tmp_path / f"{name}.parquet")
-    found = of_files(tmp_path / "a.parquet", tmp_path / "b.parquet")
+    found, _ = of_files(tmp_path / "a.parquet", tmp_path / "b.parquet")
     for change_ in found.columns:
         first, second = (side[change_.name].dropna().astype(float) for side in sides)
         expected = ks_2samp(first, second, method="asymp")
         assert change_.exact
         assert change_.ks == pytest.approx(expected.statistic, abs=1e-12)
+
+
+def test_columns_that_cannot_be_compared_are_named(tmp_path) -> None:
+    (tmp_path / "a.csv").write_text("x,empty,gone\n1,,7\n2,,7\n")
+    (tmp_path / "b.csv").write_text("x,empty,new\n1,,7\n3,,7\n")
+    found, notes = of_files(tmp_path / "a.csv", tmp_path / "b.csv")
+    assert [c.name for c in found.columns] == ["x"]
+    text = "; ".join(notes)
+    assert "empty is left out" in text
+    assert "b.csv has no column gone" in text
+    assert "a.csv has no column new" in text
