@@ -110,6 +110,9 @@ def official_session(model: bytes, threads: int = 1) -> Any:
     Raises:
         ConversionError: onnxruntime does not take the model.
     """
+    from device_runtime.model.ortlib import no_telemetry
+
+    no_telemetry()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
