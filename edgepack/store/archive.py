@@ -24,6 +24,11 @@ TOMBSTONES = "tombstones.ndjson"
 BACKUP_MARK = "backup.json"
 
 
+def archive_path(device: str, epoch: str, digest: str) -> str:
+    """Return where a segment lies below `archive/`."""
+    return f"{device}/{epoch}-{digest}.seg"
+
+
 @dataclass(frozen=True, slots=True)
 class Archive:
     """The archive of a workspace.
@@ -42,7 +47,7 @@ class Archive:
         Returns:
             Its path relative to `archive/`, for `SegmentRow.path`.
         """
-        relative = f"{device}/{epoch}-{digest}.seg"
+        relative = archive_path(device, epoch, digest)
         path = self.root / relative
         temporary = path.with_suffix(".tmp")
         self.disk.mkdir(path.parent)
@@ -112,8 +117,9 @@ class Archive:
     def drop(self, row: SegmentRow) -> None:
         """Remove a purged segment. Only after its tombstone is durable."""
         path = self.root / row.path
-        self.disk.unlink(path)
-        self.disk.fsync_dir(path.parent)
+        if self.disk.exists(path):
+            self.disk.unlink(path)
+            self.disk.fsync_dir(path.parent)
 
 
 # --- tombstones: outside registry and backup, so that a restore cannot bring back what was purged
@@ -145,6 +151,15 @@ def add_tombstones(disk: Disk, folder: Path, stones: Sequence[Tombstone]) -> Non
         write_durable(disk, folder / TOMBSTONES, lines)
 
 
+def drop_buried(disk: Disk, root: Path, stones: Sequence[Tombstone]) -> None:
+    """Remove what was purged from the copy of an archive, after its tombstones are there."""
+    for stone in stones:
+        path = root / archive_path(stone.device, stone.epoch, stone.hash)
+        if disk.exists(path):
+            disk.unlink(path)
+            disk.fsync_dir(path.parent)
+
+
 def purge(
     disk: Disk, workspace: Path, archive: Archive, registry: Registry, rows: Sequence[SegmentRow]
 ) -> list[Tombstone]:
@@ -167,6 +182,7 @@ def purge(
     backup = Path(registry.get("backup_folder") or "/nowhere")
     if disk.exists(backup / BACKUP_MARK):
         add_tombstones(disk, backup, stones)
+        drop_buried(disk, backup / "archive", stones)
     registry.bury(stones)
     for row in rows:
         if row.path:

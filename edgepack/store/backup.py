@@ -25,7 +25,13 @@ from device_runtime.format import canonical
 from edgepack.errors import StoreError
 from edgepack.registry import Registry
 from edgepack.store.archive import BACKUP_MARK as MARK
-from edgepack.store.archive import TOMBSTONES, Archive, add_tombstones, read_tombstones
+from edgepack.store.archive import (
+    TOMBSTONES,
+    Archive,
+    add_tombstones,
+    drop_buried,
+    read_tombstones,
+)
 from edgepack.workspace import Workspace, check_new
 
 FOLDERS = (
@@ -89,7 +95,8 @@ def backup(ws: Workspace, folder: Path, *, clock: Clock) -> BackupResult:
             copier.copy(ws.root / name, folder / "files" / name)
         for name in FOLDERS:
             copier.tree(ws.root / name, folder / "files" / name)
-        add_tombstones(ws.disk, folder, read_tombstones(ws.disk, ws.root))
+        stones = read_tombstones(ws.disk, ws.root)
+        add_tombstones(ws.disk, folder, stones)
         copier.settle()
         _sync_file(ws.disk, snapshot)
         ws.disk.rename(snapshot, folder / "registry.sqlite")
@@ -102,6 +109,7 @@ def backup(ws: Workspace, folder: Path, *, clock: Clock) -> BackupResult:
             "segments": len(rows),
         }
         write_durable(ws.disk, folder / MARK, canonical.encode(facts))
+        drop_buried(ws.disk, folder / "archive", stones)
         first = registry.get("backup_at") == ""
         with registry.commit():
             registry.mark_backed(row.hash for row in rows)

@@ -196,3 +196,25 @@ def test_a_restore_that_is_cut_off_leaves_no_workspace(lab, home):
                     assert registry.base_generation()[0] > 1
         fuse += 1
     assert fuse > 10
+
+
+@pytest.mark.parametrize("backup_is_there", [True, False])
+def test_what_was_purged_leaves_the_backup_too(lab, home, backup_is_there):
+    folder = lab.folder / "backup"
+    backup(lab.ws, folder, clock=lab.clock)
+    there = folder if backup_is_there else folder.rename(lab.folder / "in-the-safe")
+    with lab.registry() as registry:
+        purge(
+            lab.ws.disk,
+            lab.ws.root,
+            Archive(lab.ws.archive, lab.ws.disk),
+            registry,
+            registry.segments(),
+        )
+    there.rename(folder) if there != folder else None
+    if not backup_is_there:
+        assert list(folder.glob("archive/*/*.seg")), "it could not be reached"
+        backup(lab.ws, folder, clock=lab.clock)
+    assert not list(folder.glob("archive/*/*.seg"))
+    restored(lab, folder)
+    assert lab.ids() == set()
