@@ -64,7 +64,8 @@ def prepare(
     frame = _cut(recipe, frame, until, since)
     if not len(frame):
         span = f" before {until}" if until is not None else ""
-        raise DataError(f"the data of {recipe.name} have no rows{span}", next="give a later time")
+        then = "give real rows" if until is None else "give a later time"
+        raise DataError(f"the data of {recipe.name} have no rows{span}", next=then)
     return _typed(frame[names], recipe.categories)
 
 

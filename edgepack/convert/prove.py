@@ -42,7 +42,8 @@ class Proven:
 def tolerances(recipe: Recipe, held: pd.DataFrame) -> tuple[float, float]:
     """Return (rtol, atol): the recipe's, else 1e-5 and, for values, 1e-5 of their spread."""
     atol = parity.ATOL
-    if recipe.task in ("regression", "quantiles") and recipe.target[0] in held.columns:
+    known = recipe.target and set(recipe.target) <= set(held.columns)
+    if recipe.task in ("regression", "quantiles") and known:
         spread = float(np.std(held[list(recipe.target)].to_numpy(float)))
         atol = max(1e-6 * spread, 1e-12)
     return (

@@ -304,3 +304,23 @@ def test_parity_refuses_and_helps(tmp_path):
     with pytest.raises((ParityError, ConversionError)) as caught:
         edgepack.pack(model, samples=pd.DataFrame(frame[INPUTS]), name="sly", workspace=ws)
     assert "\n" not in caught.value.line()
+
+
+def test_a_regression_without_truth_and_a_wrong_task(tmp_path, fitted):
+    from sklearn.linear_model import Ridge
+
+    frame = table()
+    ws = Workspace.create(tmp_path / "ws")
+    model = Ridge().fit(frame[INPUTS], frame["value"])
+    made = edgepack.pack(model, samples=frame[INPUTS], name="value", workspace=ws)
+    assert made.schema.task == "regression"
+    for task, estimator, named in (
+        ("regression", fitted, "the model classifies"),
+        ("classes", model, "gives values, not classes"),
+    ):
+        with pytest.raises(DataError, match=named):
+            edgepack.pack(
+                estimator, samples=frame[INPUTS], name="odd", task=task, workspace=ws, target=()
+            )
+    with pytest.raises(DataError, match="has no rows"):
+        edgepack.pack(model, samples=frame[INPUTS].head(0), name="none", workspace=ws)
