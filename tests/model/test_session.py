@@ -1,6 +1,5 @@
 """Both engines answer alike, for every dtype and task, for few rows and for many."""
 
-import ctypes
 import mmap
 import subprocess
 import sys
@@ -9,14 +8,12 @@ from array import array
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from device_runtime.errors import ModelLoadError, RunError
 from device_runtime.format.batch import Batch, Text
-from device_runtime.format.schema import MISSING_TIME, Column, ModelInput, ModelOutput, Schema
-from device_runtime.model import answers, feeds, ortlib, session
+from device_runtime.format.schema import Column, ModelInput, ModelOutput, Schema
+from device_runtime.model import answers, session
 from device_runtime.model.session import answer_text, open_session
 
 ONNX = {
@@ -361,82 +358,6 @@ def test_sessions_come_and_go_without_growing():
     before = resident()
     once(150)
     assert resident() - before < 4 << 20
-
-
-def test_the_places_in_the_table_are_right():
-    """A wrong place would call something else: these have effects that can be seen."""
-    library = ortlib.Library()
-    options = library.make("CreateSessionOptions")
-    with pytest.raises(ModelLoadError, match=r"[Kk]ey"):
-        library.call("AddSessionConfigEntry", options, b"", b"1", error=ModelLoadError)
-    library.call("DisableCpuMemArena", options)
-    library.release("SessionOptions", options)
-    library.close()
-    assert ortlib.installed_version() == library.version
-
-
-def test_a_library_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ModelLoadError, match="cannot be loaded"):
-        ortlib.Library(str(tmp_path / "nothing.so"))
-    other = ctypes.util.find_library("c") if hasattr(ctypes, "util") else "libc.so.6"
-    with pytest.raises(ModelLoadError, match="cannot be loaded"):
-        ortlib.Library(other)
-
-
-NUMERIC = [d for d in ONNX if d != "string"]
-COLUMN_DTYPES = [*NUMERIC, "timestamp"]
-
-
-@given(st.sampled_from(COLUMN_DTYPES), st.sampled_from(NUMERIC), st.data())
-@settings(max_examples=300, deadline=None)
-def test_few_and_many_rows_fill_a_tensor_with_the_same_bytes(column, tensor, data):
-    if not feeds.fits(column, tensor):
-        return
-    width, n = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 5))
-    dtype = {"timestamp": "int64", "bool": "uint8"}.get(column, column)
-    names = tuple("abc"[:width])
-    values = {}
-    for name in names:
-        raw = data.draw(st.binary(min_size=8 * n, max_size=8 * n))
-        if column == "bool":
-            raw = bytes(byte & 1 for byte in raw)
-        if column == "timestamp" and data.draw(st.booleans()):
-            raw = MISSING_TIME.to_bytes(8, "little", signed=True) + raw[8:]
-        values[name] = np.frombuffer(raw, dtype)[:n].copy()
-    item = ModelInput("x", tensor, names)
-    columns = tuple(Column(name, "input", column) for name in names)
-    few = feeds.small(item, columns, Batch(n, values), 2)
-    many = feeds.bulk(item, columns, Batch(n, values), 2)
-    assert few.shape == many.shape
-    left = np.frombuffer(memoryview(few.data).cast("B"), np.dtype(tensor))
-    right = np.frombuffer(memoryview(many.data).cast("B"), np.dtype(tensor))
-    np.testing.assert_array_equal(left, right)  # NaN has many bit patterns; values must agree
-    if tensor not in ("float32", "float64"):
-        assert left.tobytes() == right.tobytes()
-
-
-TASKS = ["binary", "classes", "labels", "regression", "quantiles", "scores"]
-
-
-@given(
-    st.sampled_from(TASKS), st.booleans(), st.sampled_from([0.5, 0.35, 0.1]), st.data(),
-)  # fmt: skip
-@settings(max_examples=300, deadline=None)
-def test_few_and_many_rows_are_read_alike(task, labelled, threshold, data):
-    names = ("0", "1") if task == "binary" else ("2", "0", "1")
-    plan = probability_schema(
-        task=task, names=names, threshold=threshold, label="label" if labelled else None
-    )
-    n = data.draw(st.integers(1, 6))
-    score = st.floats(0, 1, width=32) | st.sampled_from([0.5, 0.35, 0.0, float("nan")])
-    k = 1 if task == "binary" and data.draw(st.booleans()) else len(names)
-    scores = np.array(data.draw(st.lists(score, min_size=n * k, max_size=n * k)), "float32")
-    count = n * (len(names) if task == "labels" else 1)
-    label = data.draw(st.lists(st.integers(-1, 4), min_size=count, max_size=count))
-    few = answers.small(plan, n, array("f", scores), array("q", label) if labelled else None)
-    many = answers.bulk(plan, n, scores, np.array(label, "int64") if labelled else None)
-    same(few, many)
-    assert answer_text(plan, few) == answer_text(plan, many)
 
 
 def test_a_small_request_imports_neither_numpy_nor_onnxruntime(tmp_path):
