@@ -4,7 +4,7 @@ An alarm says that *inputs changed*, with PSI and the number of rows behind it; 
 the model is wrong. The window is the newest `WINDOW` rows or a little more, kept as a few sketches
 of `BUCKET` rows or more each; all of it is a few KB of JSON that survive a restart. An alarm is
 raised when PSI beyond chance exceeds its limit at two looks in a row (one look per bucket, from
-`MIN_ROWS` on), and cleared when it stays below 0.8 of the limit at two looks.
+`MIN_ROWS` on; one block of two buckets is two), and cleared when it stays below 0.8 of the limit.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class Sentinel:
             self._close_bucket()
         if self._unseen_rows < BUCKET:
             return []
-        self._unseen_rows = 0
-        return self._look()
+        looks, self._unseen_rows = self._unseen_rows // BUCKET, 0
+        return self._look(looks)
 
     def _settle(self) -> None:
         """Count the rows that came one by one; before anything reads the newest bucket."""
@@ -115,7 +115,8 @@ class Sentinel:
         self._untaken.merge(self._window[-1])
         self._window.append(Sketch.empty(self.profile))
 
-    def _look(self) -> list[Alarm]:
+    def _look(self, looks: int) -> list[Alarm]:
+        """Compare the window; a block of many rows counts as all the looks that it skipped."""
         found = []
         for item in compare(self.profile, self.window()):
             if item.n < MIN_ROWS:
@@ -125,7 +126,7 @@ class Sentinel:
             if seen == watch.level:
                 watch.looks = 0
                 continue
-            watch.looks = watch.looks + 1 if seen == watch.towards else 1
+            watch.looks = watch.looks + looks if seen == watch.towards else looks
             watch.towards = seen
             if watch.looks >= LOOKS:
                 watch.level, watch.looks = seen, 0

@@ -16,9 +16,9 @@ from device_runtime.format.batch import Answers, Batch, Text
 from device_runtime.format.binner import Binner
 from device_runtime.format.schema import MISSING_TIME, Column, ModelInput, ModelOutput, Schema
 from device_runtime.format.sketch import Sketch
-from device_runtime.model.reference import build_profile, build_unlike
 from device_runtime.model.sentinel import Sentinel
 from device_runtime.model.unlike import Unlike
+from edgepack.candidate.reference import build_profile, build_unlike
 from support import devicelab
 
 SCHEMA = Schema(
@@ -214,6 +214,16 @@ def test_alarms_have_hysteresis_and_a_sample_size(lab_profile):
         found += sentinel.add(batch, None, np.zeros(512, np.uint16))
     assert found[-1].level == "ok"
     assert sentinel.levels() == {}
+
+
+def test_one_large_block_of_changed_rows_is_enough(lab_profile):
+    """A device that is given one file a day must not need two days to notice."""
+    sentinel = _sentinel(lab_profile)
+    found = sentinel.add(devicelab.rows(2600, 1, shift=9.0), None, np.zeros(2600, np.uint16))
+    assert [(alarm.name, alarm.level, alarm.n) for alarm in found] == [("x", "cold", 2600)]
+    for seed in range(8):
+        quiet = _sentinel(lab_profile)
+        assert not quiet.add(devicelab.rows(2600, seed), None, np.zeros(2600, np.uint16))
 
 
 def test_the_note_survives_and_a_torn_one_starts_afresh(lab_profile):
