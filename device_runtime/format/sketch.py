@@ -8,7 +8,7 @@ sum over bins of (q - p) * ln(q / p). It says that *inputs changed*, never that 
 The slots of a histogram are its bins, then `missing`, then `unseen` (a category that training
 never saw), so that both count as change like any other bin.
 
-`format.binner` counts rows into sketches; `model.reference` builds the profile at the base.
+`format.binner` counts rows into sketches; the base builds the profile.
 """
 
 from __future__ import annotations

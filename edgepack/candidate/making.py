@@ -17,12 +17,12 @@ from device_runtime.format.batch import Answers
 from device_runtime.format.columns import encode_columns
 from device_runtime.format.schema import Schema, to_json
 from device_runtime.model.graph import admit, inspect_graph
-from device_runtime.model.reference import build_profile, build_unlike
 from device_runtime.model.unlike import FILE as UNLIKE
 from device_runtime.slots.selftest import measure as measure_process
 from edgepack.candidate import lineage as lineages
 from edgepack.candidate.folder import ACCEPTED, FACTS, Candidate, load_candidate
 from edgepack.candidate.measuring import Made, score_rows, train
+from edgepack.candidate.reference import build_profile, build_unlike
 from edgepack.convert.feed import (
     Scored,
     batch_of,

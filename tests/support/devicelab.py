@@ -29,8 +29,8 @@ from device_runtime.format.schema import Column, ModelInput, ModelOutput, Schema
 from device_runtime.home import Home, create_home, open_home
 from device_runtime.journal.reader import open_segment
 from device_runtime.model.graph import inspect_graph
-from device_runtime.model.reference import build_profile, build_unlike
 from device_runtime.model.session import open_session
+from edgepack.candidate.reference import build_profile, build_unlike
 from edgepack.keys.roles import class_policy
 from support import realbundle, trustsim
 
