@@ -91,8 +91,9 @@ def wipe(home: Home, ask: Callable[[str], str]) -> Outcome:
     with home.lock():
         disk.unlink(home.identity_dir / "device.key")
         disk.fsync_dir(home.identity_dir)
-        for entry in disk.list(home.root):
-            disk.rmtree(home.root / entry)
+        for path in [home.root / entry for entry in disk.list(home.root)]:
+            disk.rmtree(path) if disk.kind(path) == "dir" else disk.unlink(path)
+        disk.fsync_dir(home.root)
     return {"wiped": name}, [f"{name} is no device any more; tell the base to retire it"], None
 
 

@@ -200,6 +200,11 @@ class Registry(Database):
                 "UPDATE segments SET backed=1 WHERE hash=?", [(h,) for h in hashes]
             )
 
+    def unbacked(self) -> int:
+        """Return how many imported segments are not in the newest backup."""
+        sql = "SELECT COUNT(*) FROM segments WHERE backed=0 AND state='imported'"
+        return int(self._db.execute(sql).fetchone()[0])
+
     def forget_segment(self, digest: str) -> None:
         """Drop a row whose archived file does not exist (`restore`); its device offers again."""
         with self.commit():

@@ -233,6 +233,10 @@ def _write(
     offered: Mapping[str, set[str]] = result.tally.hashes
     done = result.tally.done
     result.archive_only = not has_backup(registry)
+    if not result.archive_only and (waiting := registry.unbacked()):
+        result.lines.append(
+            f"{_count(waiting, 'segment')} will be acknowledged after the next: edgepack backup"
+        )
     try:
         result.acks = write_acks(stick, registry, identity, offered)
     except StickFullError:

@@ -218,3 +218,12 @@ def test_what_was_purged_leaves_the_backup_too(lab, home, backup_is_there):
     assert not list(folder.glob("archive/*/*.seg"))
     restored(lab, folder)
     assert lab.ids() == set()
+
+
+def test_a_sync_says_what_waits_for_a_backup(lab, home):
+    device, stick = home
+    backup(lab.ws, lab.folder / "backup", clock=lab.clock)
+    device.rows([4], sync=True)
+    assert any("after the next: edgepack backup" in line for line in again(lab, *home).lines)
+    backup(lab.ws, lab.folder / "backup", clock=lab.clock)
+    assert not [line for line in lab.sync(stick).lines if "backup" in line]
