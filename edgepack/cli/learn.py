@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from edgepack.cli import learn_store
+from edgepack.cli.learn_store import opened
 from edgepack.cli.screen import Screen, guard
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def status(device: str = _DEVICE, workspace: str = _WORKSPACE, json: bool = _JSO
 
     screen = Screen(json)
     with screen.step("reading what came home"):
-        found = state(*_base(workspace), device=device or None, same=False)
+        found = state(*opened(workspace), device=device or None, same=False)
     screen.table(
         ["device", "state", "bundle", "age d", "temperature", "produced", "home", "out", "lost"],
         [
@@ -98,7 +99,7 @@ def drift(
             alone, notes = of_files(reference, current)
             found = [alone]
         else:
-            ws, registry, _ = _base(workspace)
+            ws, registry, _ = opened(workspace)
             bundle = ws.recipe_folder(name or None).name
             found, notes = drift_of(ws, registry, bundle, device or None, since or None)
     _show_drift(screen, found, notes, "before" if reference else "in training")
@@ -204,7 +205,7 @@ def retrain(
     from edgepack.learn import retrain as learn
 
     screen = Screen(json)
-    ws, registry, clock = _base(workspace)
+    ws, registry, clock = opened(workspace)
     bundle = ws.recipe_folder(name or None).name
     if again is not None:
         _again(screen, ws, registry, bundle, again)
@@ -263,7 +264,7 @@ def report(
 
     screen = Screen(json)
     with screen.step("writing the report"):
-        result = write_report(*_base(workspace), out)
+        result = write_report(*opened(workspace), out)
     screen.line(f"written: {out} ({result['bytes'] / 1e6:.2f} MB)")
     screen.done(result)
 
@@ -279,7 +280,7 @@ def label_import(
     from edgepack.learn.state import import_labels
 
     screen = Screen(json)
-    ws, registry, clock = _base(workspace)
+    ws, registry, clock = opened(workspace)
     bundle = ws.recipe_folder(name or None).name
     with ws.lock(), screen.step("reading labels"):
         result = import_labels(ws, registry, bundle, file, clock)
@@ -304,19 +305,9 @@ def label_queue(
     from edgepack.learn.state import write_queue
 
     screen = Screen(json)
-    ws, registry, _ = _base(workspace)
+    ws, registry, _ = opened(workspace)
     bundle = ws.recipe_folder(name or None).name
     with screen.step("choosing rows"):
         result = write_queue(ws, registry, bundle, rows, out)
     screen.line(f"{result['rows']} of {result['unlabelled']:,} unlabelled rows: {out}")
     screen.done(result, f"fill in the column value, then: edgepack label import {out}")
-
-
-def _base(workspace: str) -> tuple[Any, Any, Any]:
-    """Open workspace, registry and clock."""
-    from device_runtime.clock import SystemClock
-    from edgepack.registry import Registry
-    from edgepack.workspace import Workspace
-
-    ws = Workspace.find(workspace or None)
-    return ws, Registry.open(ws.registry), SystemClock()

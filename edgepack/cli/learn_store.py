@@ -26,13 +26,21 @@ def register(app: typer.Typer) -> None:
     app.add_typer(store, name="store")
 
 
-def _open(workspace: str) -> tuple[Any, Any, Any]:
+def opened(workspace: str) -> tuple[Any, Any, Any]:
+    """Open workspace, registry and clock."""
+    from device_runtime.clock import SystemClock
     from edgepack.registry import Registry
-    from edgepack.store.archive import Archive
     from edgepack.workspace import Workspace
 
     ws = Workspace.find(workspace or None)
-    return ws, Registry.open(ws.registry), Archive(ws.archive, ws.disk)
+    return ws, Registry.open(ws.registry), SystemClock()
+
+
+def _open(workspace: str) -> tuple[Any, Any, Any]:
+    from edgepack.store.archive import Archive
+
+    ws, registry, _ = opened(workspace)
+    return ws, registry, Archive(ws.archive, ws.disk)
 
 
 def _ring(ws: Any) -> Any:

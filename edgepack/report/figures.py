@@ -18,6 +18,16 @@ MOST_BARS = 14
 MOST_MONTHS = 36  # those with the most rows: a lying clock may name any number of others
 
 
+MEANING = {  # of each main figure, for somebody who meets it for the first time
+    "auc": "AUC is the chance that the model ranks a row of the second class above one of the "
+    "first: 0.5 is guessing, 1 is never wrong.",
+    "accuracy": "Accuracy is the share of right answers.",
+    "f1": "F1 weighs labels that were missed against labels that were wrongly given: 1 is perfect.",
+    "mae": "MAE is the mean absolute error, in the unit of what is predicted: less is better.",
+    "pinball": "Pinball loss measures how well the predicted quantiles hold: less is better.",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Numbers for people who cannot see the plot, or want to copy them."""
@@ -229,8 +239,8 @@ def calibration(found: Quality) -> Figure | None:
         lines.append(svg.Line(f"bundle {version}", points, place + 1))
     return Figure(
         "Do probabilities mean what they say?",
-        "Rows by the probability that the model gave, and how often it came true. On the line of "
-        "`perfect`, 70 % means 70 %.",
+        "Rows by the probability that the model gave, and how often it came true. On the line "
+        "“perfect”, 70 % means 70 %.",
         _both(
             lambda w: svg.lines(lines, labels, title="Share that came true", span=(0, 1), width=w)
         ),
@@ -248,8 +258,9 @@ def drift_by_column(found: Drift) -> Figure:
     limits = [(CHANGED, "changed"), (CHANGED_MUCH, "much")]
     return Figure(
         f"How far inputs moved from the training of {found.bundle}",
-        "Population stability index (PSI) with its 95 % interval. It says that inputs changed, "
-        "never that the model is wrong: only labels can say that.",
+        "Population stability index (PSI) with its 95 % interval: below 0.1 as in training, from "
+        "0.25 changed much. It says that inputs changed, never that the model is wrong: only "
+        "labels can say that.",
         _both(lambda w: svg.intervals(rows, title="PSI", zero=True, limits=limits, width=w)),
         Table(
             ["column", "PSI", "95 %", "chance alone", "KS", "missing then", "now", "unseen",

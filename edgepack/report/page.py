@@ -154,12 +154,16 @@ class Page:
                 item.name, item.state, item.bundle_version or "-", item.age_days,
                 badge(item.temperature), _n(item.records.produced), _n(item.records.home),
                 _n(item.records.out), _n(item.records.lost), _when(item.seen),
-                _short([*(text for _, text in item.alarms), *item.waits, *item.reasons]),
             ]
             for item in fleet.devices
         ]  # fmt: skip
         columns = ["device", "state", "bundle", "age (days)", "temperature", "produced", "home"]
-        columns += ["out", "lost", "last seen", "note"]
+        columns += ["out", "lost", "last seen"]
+        notes = [
+            f"{item.name}: {text}"
+            for item in fleet.devices
+            if (text := _short([*(t for _, t in item.alarms), *item.waits, *item.reasons]))
+        ]
         names = {item.id: item.name for item in fleet.devices}
         policy = next(iter(self.ws.classes.values())).policy
         timelines = "".join(
@@ -169,8 +173,12 @@ class Page:
         )
         alarms = bullets([f"{kind}: {text}" for kind, text in fleet.alarms])
         return (
-            table(Table(columns, rows), text=(0, 1, 10), label="Devices")
+            table(Table(columns, rows), text=(0, 1), label="Devices")
             + alarms
+            + bullets(notes)
+            + '<p class="muted">Temperature is what a device says of its own model: fresh, cooling '
+            "or cold. Cold is a model that is old, or one that sees inputs unlike those of its "
+            "training. Produced, home, out and lost count rows.</p>"
             + timelines
             + figure(figures.accounting(fleet))
             + figure(figures.temperature(fleet, policy.fresh_days, policy.cold_days))
@@ -189,7 +197,8 @@ class Page:
         found = item.quality
         if found is None:
             return ""
-        parts = [bullets([self._named(text) for text in found.warnings])]
+        parts = [f'<p class="muted">{e(figures.MEANING.get(found.main, ""))}</p>']
+        parts.append(bullets([self._named(text) for text in found.warnings]))
         if item.same and len(item.same.scores) > 1:
             parts.append(figure(figures.on_same_rows(item.same)))
         parts += [
@@ -198,7 +207,12 @@ class Page:
             figure(figures.calibration(found)),
         ]
         if found.spots:
-            parts.append("<h3>Where it fails</h3>" + bullets([s.text for s in found.spots]))
+            parts.append(
+                "<h3>Where it fails</h3>"
+                '<p class="muted">Groups of labelled rows in which the newest bundle errs far more '
+                "often than elsewhere (share of wrong answers, or mean absolute error).</p>"
+                + bullets([s.text for s in found.spots])
+            )
         if found.delay_s:
             middle, late = (value / 86_400 for value in found.delay_s)
             parts.append(
@@ -267,6 +281,7 @@ class Page:
             ("parent bundle", story.get("parent")),
             ("recipe", ", ".join(f"{k} {v[:12]}" for k, v in story.get("recipe", {}).items())),
             ("model.onnx", story.get("model_sha256")),
+            ("train it again", f"edgepack retrain {row.name} --again {row.version}"),
             ("packages", ", ".join(f"{k} {v}" for k, v in story.get("packages", {}).items())),
         ]
         rows = [[name, Raw(f"<code>{e(v)}</code>") if _is_hash(v) else v] for name, v in facts if v]

@@ -16,7 +16,7 @@ main,header,footer{max-width:1080px;margin:0 auto;padding:0 20px}
 header{padding-top:32px}
 h1{font-size:28px;line-height:1.2;margin:0 0 4px}
 h2{font-size:20px;margin:40px 0 12px;padding-top:8px;border-top:1px solid var(--line)}
-h3{font-size:15px;margin:0 0 2px}
+h3{font-size:15px;margin:18px 0 2px}figcaption h3{margin-top:0}
 p{margin:4px 0 10px;max-width:75ch}
 a{color:var(--s1)}
 nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:12px 0 0}
@@ -39,7 +39,7 @@ figure svg{display:block;width:100%;height:auto}
 table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
 th,td{padding:5px 10px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th:first-child,td:first-child,td.text,th.text{text-align:left}
-td.text{white-space:normal}td.text:last-child{min-width:34ch}
+td.text{white-space:normal}td.text:last-child{min-width:34ch}td:first-child{min-width:11ch}
 th{color:var(--muted);font-weight:600}
 summary{cursor:pointer;color:var(--s1);margin-top:8px;font-size:13px}
 .badge{display:inline-block;border-radius:999px;padding:0 9px;border:1px solid currentColor;
