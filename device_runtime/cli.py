@@ -198,7 +198,7 @@ def _status(options: Options) -> Outcome:
     if options.check and warm["state"] != "fresh":
         error = DoctorError(
             f"the model is {warm['state']}",
-            why="; ".join(warm["reasons"]),
+            why="; ".join(health.shortened(warm["reasons"], 3)),
             next="plug in a stick with a newer bundle and run: edgepack-device sync STICK",
         )
     return found, health.lines(found), error

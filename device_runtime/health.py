@@ -7,7 +7,7 @@ unlike the training data or that the model was not sure of. None of them says th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,11 +148,18 @@ def temperature(
 def _drifted(sentinel: Mapping[str, Any]) -> list[tuple[int, str]]:
     moved = {item["name"]: item for item in sentinel["drift"]}
     found = []
-    for name, level in sentinel["levels"].items():
-        item = moved.get(name)
+    levels = sentinel["levels"]
+    for name in (*(name for name in moved if name in levels), *(levels.keys() - moved.keys())):
+        level, item = levels[name], moved.get(name)
         by = f" (PSI {item['psi']:.2f}, {item['n']:,} rows)" if item else ""
         found.append((LEVELS.index(level), f"input changed: {name}{by}"))
     return found
+
+
+def shortened(reasons: Sequence[str], most: int) -> list[str]:
+    """Return the worst reasons for a person, and how many more there are."""
+    more = len(reasons) - most
+    return [*reasons[:most], *([f"and {more} more: see status --json"] if more > 0 else [])]
 
 
 def _shares(sentinel: Mapping[str, Any]) -> list[tuple[int, str]]:
@@ -282,7 +289,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         result.append("bundle       none yet: plug in a stick and run: edgepack-device sync STICK")
     warm = found["temperature"]
     result.append(f"temperature  {warm['state']}")
-    result += [f"             - {reason}" for reason in warm["reasons"]]
+    result += [f"             - {reason}" for reason in shortened(warm["reasons"], 8)]
     sentinel = found["sentinel"]
     if sentinel:
         shares = sentinel["shares"]
