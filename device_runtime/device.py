@@ -12,10 +12,10 @@ one that answers rows, one that syncs a stick. Two locks keep them apart:
 
 from __future__ import annotations
 
+from _thread import RLock
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from threading import RLock
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 from device_runtime.clock import Clock, SystemClock
@@ -171,12 +171,12 @@ class Device:
         from device_runtime import stream
 
         slot, prepare = self.load(), self._ready().predictor.checked
-        args = (self.predict_block, prepare, self.journal, slot.schema, source)
-        named: dict[str, Any] = {"name": name, "ndjson": ndjson, "progress": progress}
+        run = stream.Run(
+            self.predict_block, prepare, self.journal, slot.schema, source, name, ndjson, progress
+        )
         if not isinstance(target, Path):
-            return stream.run_pipe(*args, target, **named)
-        disk = self.home.disk
-        return stream.run_file(*args, target, disk=disk, bundle=slot.digest, resume=resume, **named)
+            return stream.to_pipe(run, target)
+        return stream.to_file(run, target, disk=self.home.disk, bundle=slot.digest, resume=resume)
 
     def _count(self, loaded: Loaded, rows: int) -> None:
         loaded.count(rows)

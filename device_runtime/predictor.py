@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from device_runtime.answer import Predicted, column_text
 from device_runtime.clock import Clock
@@ -32,8 +32,10 @@ from device_runtime.model.check import Checked, Checker, take
 from device_runtime.model.rows import RawBlock
 from device_runtime.model.sentinel import Sentinel
 from device_runtime.model.session import Session, answer_text
-from device_runtime.model.unlike import Unlike
 from device_runtime.record import dataclass, field, replace
+
+if TYPE_CHECKING:
+    from device_runtime.model.unlike import Unlike
 
 MARK_ROWS = 1 << 20
 """A mark is row number x MARK_ROWS + rows of the block."""
@@ -257,6 +259,10 @@ class Predictor:
             for column in self.schema.by_role("key")
         }
         issues = {item.position: item.issues for item in checked.invalid}
+        for name, column in keys.items():
+            for at, lines in issues.items():  # a key that could not be read is nobody's
+                if at in block.faults or any(line.startswith(f"{name}: ") for line in lines):
+                    column[at] = ""
         return Predicted(
             self.schema, block.n, block.first_row, records, keys, texts, scores, bits, issues
         )

@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +25,7 @@ from device_runtime.format.batch import FLAG_ABSTAINED, FLAG_INVALID, FLAG_UNLIK
 from device_runtime.format.schema import Schema
 from device_runtime.format.segment import Lane
 from device_runtime.journal.writer import Journal
-from device_runtime.model.rows import RawBlock, open_input
+from device_runtime.model.rows import RawBlock, Reader, open_input
 from device_runtime.predictor import MARK_ROWS, Stream
 from device_runtime.record import dataclass, replace
 
@@ -124,135 +125,128 @@ def _header_line(schema: Schema) -> bytes:
     return csv_lines([csv_cells([name]) for name in header(schema)])
 
 
-def _ahead(
-    blocks: Iterator[RawBlock], prepare: Callable[[RawBlock], RawBlock], source: BinaryIO
-) -> Iterator[RawBlock]:
-    """Yield prepared blocks; the next one is read and prepared while one is answered.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is answered by whom.
 
-    Of a pipe nobody knows when its next bytes come, so no thread waits for them.
-    """
-    file = source.seekable()
-
-    def work() -> RawBlock | None:
-        block = next(blocks, None)
-        return None if block is None else prepare(block)
-
-    block = work()
-    while block is not None:
-        later = None
-        if file and block.n > SMALL:
-            from device_runtime.later import Later
-
-            later = Later(work)
-        try:
-            yield block
-        finally:
-            if later is not None:
-                later.join()
-        block = later.result() if later is not None else work()
-
-
-def run_pipe(
-    predict: Callable[[RawBlock, Stream | None], Predicted],
-    prepare: Callable[[RawBlock], RawBlock],
-    journal: Journal,
-    schema: Schema,
-    source: BinaryIO,
-    target: BinaryIO,
-    *,
-    name: str,
-    ndjson: bool,
-    progress: Callable[[int], None],
-) -> StreamResult:
-    """Answer a whole input to a pipe; nothing can be resumed, nothing is answered undurably."""
-    output = Output(target, schema, ndjson=ndjson, fresh=True, sync=None)
-    reader = open_input(source, schema, name=name, chunk_rows=CHUNK_ROWS)
-    result = StreamResult(ignored=reader.ignored)
-    for block in _ahead(reader.blocks, prepare, source):
-        found = predict(block, None)
-        journal.sync()
-        output.write(found, 0)
-        result = result.plus(found, 0)
-        progress(result.rows)
-    return result
-
-
-def run_file(
-    predict: Callable[[RawBlock, Stream | None], Predicted],
-    prepare: Callable[[RawBlock], RawBlock],
-    journal: Journal,
-    schema: Schema,
-    source: BinaryIO,
-    out: Path,
-    *,
-    disk: Disk,
-    bundle: str,
-    name: str,
-    ndjson: bool,
-    resume: bool,
-    progress: Callable[[int], None],
-) -> StreamResult:
-    """Answer a whole input into a file, or go on with one.
-
-    Args:
+    Attributes:
         predict: Answers and journals one block.
         prepare: Checks one block, in any thread.
         journal: Made durable before anything is written.
         schema: Of the bundle that answers.
         source: The input, from its beginning.
+        name: File name of the input, for its format; empty for stdin.
+        ndjson: Write NDJSON instead of CSV.
+        progress: Called with the rows answered so far.
+    """
+
+    predict: Callable[[RawBlock, Stream | None], Predicted]
+    prepare: Callable[[RawBlock], RawBlock]
+    journal: Journal
+    schema: Schema
+    source: BinaryIO
+    name: str
+    ndjson: bool
+    progress: Callable[[int], None]
+
+    def reader(self, skip: int = 0, first_rows: int = 0) -> Reader:
+        """Read the input's head; raises InputError where it does not fit."""
+        return open_input(
+            self.source,
+            self.schema,
+            name=self.name,
+            chunk_rows=CHUNK_ROWS,
+            skip=skip,
+            first_rows=first_rows,
+        )
+
+    def answer(
+        self,
+        reader: Reader,
+        output: Output,
+        result: StreamResult,
+        stream: Stream | None = None,
+        done: int = 0,
+    ) -> StreamResult:
+        """Answer all blocks; rows before number `done` are in the output already."""
+        result = replace(result, ignored=reader.ignored)
+        for block in self._ahead(reader.blocks):
+            found = self.predict(block, stream)
+            self.journal.sync()
+            start = max(0, done - block.first_row)
+            output.write(found, start)
+            result = result.plus(found, start)
+            self.progress(result.rows)
+        return result
+
+    def _ahead(self, blocks: Iterator[RawBlock]) -> Iterator[RawBlock]:
+        """Yield prepared blocks; the next one is read and prepared while one is answered.
+
+        Of a pipe nobody knows when its next bytes come, so no thread waits for them.
+        """
+        file = self.source.seekable()
+
+        def work() -> RawBlock | None:
+            block = next(blocks, None)
+            return None if block is None else self.prepare(block)
+
+        block = work()
+        while block is not None:
+            later = None
+            if file and block.n > SMALL:
+                from device_runtime.later import Later
+
+                later = Later(work)
+            try:
+                yield block
+            finally:
+                if later is not None:
+                    later.join()
+            block = later.result() if later is not None else work()
+
+
+def to_pipe(run: Run, target: BinaryIO) -> StreamResult:
+    """Answer a whole input to a pipe; nothing can be resumed, nothing is answered undurably."""
+    reader = run.reader()
+    output = Output(target, run.schema, ndjson=run.ndjson, fresh=True, sync=None)
+    return run.answer(reader, output, StreamResult())
+
+
+def to_file(run: Run, out: Path, *, disk: Disk, bundle: str, resume: bool) -> StreamResult:
+    """Answer a whole input into a file, or go on with one.
+
+    Args:
+        run: What is answered.
         out: The output file.
         disk: Where the note beside the output goes.
         bundle: Digest of the bundle that answers.
-        name: File name of the input, for its format; empty for stdin.
-        ndjson: Write NDJSON instead of CSV.
         resume: Go on after the last complete line of `out`.
-        progress: Called with the rows answered so far.
 
     Raises:
         InputError: `--resume` with an output of another bundle or input.
         MachineError: The output cannot be written.
     """
     note = out.with_name(out.name + SUFFIX)
-    done, keep = _complete_lines(out, schema, ndjson=ndjson) if resume else (0, 0)
-    known = _read_note(disk, note) if resume else None
-    if resume and known is None and done == 0:
-        resume = False  # killed before its first block, or never begun
-    run = known[0] if known else os.urandom(16)
+    done, keep = _complete_lines(out, run.schema, ndjson=run.ndjson) if resume else (0, 0)
+    known = _read_note(disk, note) if resume else None  # None: never begun, or not by us
     same = known is not None and known[1] == bundle
-    if not (known and resume):
-        write_durable(disk, note, f"{run.hex()} {bundle}\n".encode())
-    stream = Stream(run[:8], run[8:])
-    redo = _unanswered(journal, stream, done) if same and resume else None
-    skip = done
+    key = known[0] if known else os.urandom(16)
+    stream = Stream(key[:8], key[8:])
+    redo = _unanswered(run.journal, stream, done) if same else None
+    result = StreamResult(resumed_from=done)
+    # A block that was cut off is answered as it was; an input that does not fit spoils no output.
+    reader = run.reader(redo.row if redo else done, redo.rows if redo else 0)
     if redo is not None:
-        stream, skip = replace(stream, known=redo.known), redo.row
-    if resume and not same and known is not None:
-        write_durable(disk, note, f"{run.hex()} {bundle}\n".encode())
+        stream = replace(stream, known=redo.known)
+        result = replace(result, recovered=redo.counted)
     try:
-        with open(out, "r+b" if resume and out.exists() else "wb") as file:
+        with open(out, "ab") as file:
+            if not same:
+                write_durable(disk, note, f"{key.hex()} {bundle}\n".encode())
             file.truncate(keep)
-            file.seek(keep)
-            output = Output(
-                file, schema, ndjson=ndjson, fresh=keep == 0, sync=lambda: _sync(file.fileno())
-            )
-            result = StreamResult(resumed_from=done)
-            reader = open_input(
-                source,
-                schema,
-                name=name,
-                chunk_rows=CHUNK_ROWS,
-                skip=skip,
-                first_rows=redo.rows if redo else 0,  # the block that was cut off, as it was
-            )
-            recovered = redo.counted if redo else 0
-            result = replace(result, ignored=reader.ignored, recovered=recovered)
-            for block in _ahead(reader.blocks, prepare, source):
-                found = predict(block, stream)
-                journal.sync()
-                start = max(0, done - block.first_row)
-                output.write(found, start)
-                result = result.plus(found, start)
-                progress(result.rows)
+            sync = partial(_sync, file.fileno())
+            output = Output(file, run.schema, ndjson=run.ndjson, fresh=keep == 0, sync=sync)
+            result = run.answer(reader, output, result, stream, done)
     except OSError as error:
         raise machine_error(error, f"writing {out}") from None
     disk.unlink(note)
