@@ -158,3 +158,25 @@ def test_a_stream_that_the_journal_does_not_know_has_nothing_to_redo(lab):
     with lab.open() as device:
         assert stream._unanswered(device.journal, Stream(b"x" * 8, b"y" * 8), 0) is None
     assert stream._read_note(RealDisk(), lab.folder / "none") is None
+
+
+def test_a_refused_input_spoils_no_output(lab, rows):
+    out = lab.folder / "out.csv"
+    assert lab.run("predict", rows, "--out", out).returncode == 0
+    before = out.read_bytes()
+    bad = lab.folder / "bad.csv"
+    bad.write_bytes(b"id,other\n1,2\n")
+    done = lab.run("predict", bad, "--out", out)
+    assert done.returncode == 40
+    assert b"column x is not there" in done.stderr
+    assert out.read_bytes() == before
+    assert not (lab.folder / "out.csv.resume").exists()
+    assert lab.run("predict", bad).stdout == b""
+
+
+def test_the_key_of_a_row_that_could_not_be_read_is_empty(lab):
+    source, out = lab.folder / "odd.csv", lab.folder / "odd-out.csv"
+    source.write_bytes(b"id,at,x,c\n7,,1.5,a\nx8,,1.5,a\n9,,bad,a\nalone\n")
+    assert lab.run("predict", source, "--out", out).returncode == 40
+    keys = [line.split(b",")[1] for line in out.read_bytes().splitlines()[1:]]
+    assert keys == [b"7", b"", b"9", b""]
