@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import IO
@@ -34,7 +33,7 @@ from device_runtime.trust.custom import Target
 CHUNK = 1 << 20
 THREAD_FROM = 4 << 20  # bytes of an entry from which on threads pay
 BUFFERS = 4  # pieces that writing may be ahead of hashing
-SYNC_EVERY = 8 << 20
+PUSH_EVERY = 2 << 20  # bytes after which the disk is asked to begin writing
 XZ_MEMORY = 128 << 20  # a decoder that wants more is refused; `xz -9` wants 65 MiB
 
 
@@ -106,7 +105,6 @@ class Source:
         name: str,
         target: Target,
         sink: Callable[[memoryview], object] | None = None,
-        sync: Callable[[], object] | None = None,
     ) -> None:
         """Hash an entry while `sink` takes it piece by piece; what it took counts only afterwards.
 
@@ -114,8 +112,6 @@ class Source:
             name: The entry.
             target: What was signed.
             sink: Takes the pieces; None if they need only be hashed.
-            sync: Makes durable what `sink` took. Called now and then while a large entry is copied,
-                so that the medium is busy already while the rest is read and hashed.
 
         Raises:
             LengthMismatchError, DigestMismatchError: It is not what was signed.
@@ -125,7 +121,7 @@ class Source:
         check_length(entry, target)
         digest = hashlib.sha256()
         if sink is not None and entry.size >= THREAD_FROM:
-            self._beside(entry, digest.update, sink, sync)
+            self._beside(entry, digest.update, sink)
         else:
             for view in self._views(entry, 1):
                 digest.update(view)
@@ -141,32 +137,34 @@ class Source:
             LengthMismatchError, DigestMismatchError, TruncatedError: As `stream`; no file is left.
             OSError: The medium cannot be read, or the disk not written.
         """
+        begun = written = 0
         with new_file(disk, path) as handle:
-            self.stream(name, target, partial(write_all, handle), handle.sync)
+
+            def write(view: memoryview) -> None:
+                nonlocal begun, written
+                write_all(handle, view)
+                written += len(view)
+                if written - begun >= PUSH_EVERY:  # the medium works while the rest is hashed
+                    handle.push(begun, written)
+                    begun = written
+
+            self.stream(name, target, write)
 
     def _beside(
         self,
         entry: Entry,
         update: Callable[[memoryview], object],
         sink: Callable[[memoryview], object],
-        sync: Callable[[], object] | None,
     ) -> None:
-        """Hash, write and sync at once: each leaves the interpreter, the slowest sets the time."""
-        with ThreadPoolExecutor(1) as hasher, ThreadPoolExecutor(1) as syncer:
+        """Hash in a second thread: both leave the interpreter, the slower one sets the time."""
+        with ThreadPoolExecutor(1) as hasher:
             hashing: deque[Future[object]] = deque()
-            syncing: Future[object] | None = None
-            fresh = 0
             for view in self._views(entry, BUFFERS):
                 hashing.append(hasher.submit(update, view))
                 sink(view)
-                fresh += len(view)
-                if sync is not None and fresh >= SYNC_EVERY and (not syncing or syncing.done()):
-                    if syncing:
-                        syncing.result()  # the kernel tells of a failed write only once
-                    syncing, fresh = syncer.submit(sync), 0
                 if len(hashing) == BUFFERS:
                     hashing.popleft().result()  # also frees the buffer that is filled next
-            for job in (*hashing, *([syncing] if syncing else [])):
+            for job in hashing:
                 job.result()
 
     def _views(self, entry: Entry, count: int) -> Iterator[memoryview]:
