@@ -110,7 +110,10 @@ def try_one(make: Callable[[], Any], task: str, kind: str) -> Cell:
     frame = data(kind)
     inputs = [name for name in frame.columns if name not in ("y", "value")]
     target = "y" if task == "classes" else "value"
-    if type(make()).__name__ in TWO_CLASSES:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        two = type(make()).__name__ in TWO_CLASSES
+    if two:
         task, frame = "binary", frame.assign(y=frame["y"] > 0)
     recipe = Recipe(Path(), "trial", task, "field", target=(target,))  # type: ignore[arg-type]
     frame = prepare(recipe, frame, columns=list(frame.columns))
