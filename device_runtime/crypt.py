@@ -258,6 +258,14 @@ def _suite() -> Any:
     return hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 
 
+def get_ready_to_wrap() -> None:
+    """Import what `wrap_key` will need, where there is time for it: while a model opens."""
+    from cryptography.hazmat.primitives import hpke
+    from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
+
+    del hpke, mlkem, x25519
+
+
 def wrap_key(key: bytes, recipient: RecipientKey, info: bytes) -> bytes:
     """Encrypt a 32-byte key to a recipient (HPKE, RFC 9180 base mode); 1120 + 48 bytes."""
     from cryptography.hazmat.primitives import hpke

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from device_runtime.crypt import get_ready_to_wrap
 from device_runtime.disk import Disk, write_all
 from device_runtime.format import canonical, sketch
 from device_runtime.home import Home
@@ -95,6 +96,7 @@ def load(home: Home, journal: Journal, engine: Engine) -> Loaded:
         )
         try:
             sentinel, reference = _watchers(home, slot)
+            get_ready_to_wrap()  # the key of the first segment
         finally:
             opening.join()
         session = opening.result()

@@ -7,8 +7,8 @@ closed costs one row and not the rest of the file.
 
 from __future__ import annotations
 
+import _csv as csv  # the reader alone: `csv` adds dialects and 0.5 ms to a start
 import codecs
-import csv
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
