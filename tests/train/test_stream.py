@@ -8,6 +8,8 @@ from edgepack.candidate import score_onnx
 from edgepack.candidate.streaming import KEPT, Thinned
 from edgepack.candidate.training import train_recipe
 from edgepack.errors import DataError, RecipeError
+from edgepack.recipe import load_recipe
+from edgepack.tables import batches
 from support.tables import table
 
 STREAM = '[training]\nengine = "stream"\nbatch_rows = 64\n'
@@ -73,3 +75,20 @@ def test_a_sample_of_a_stream_stays_bounded():
     assert KEPT / 2 <= len(kept) <= 2 * KEPT
     assert thinned.seen == 10 * KEPT
     assert kept[-1] > 9 * KEPT
+
+
+def test_what_will_not_fit_is_refused_before_a_row_is_read(
+    ws, recipe_folder, logistic, monkeypatch
+):
+    recipe_folder(logistic, frame=table(2000), extra='[training]\nmemory = "100 MB"\n')
+    monkeypatch.setattr("edgepack.tables.read_files", None)
+    with pytest.raises(DataError, match=r"training 2,000 rows x \d+ columns in memory needs"):
+        train_recipe(ws)
+
+
+def test_a_file_of_many_row_groups_is_streamed_in_order(tmp_path, recipe_folder):
+    recipe = recipe_folder(SGD, frame=table(500), extra=STREAM)
+    whole = pd.read_parquet(recipe / "data.parquet")
+    whole.to_parquet(recipe / "data.parquet", row_group_size=70)
+    found = pd.concat(batches(load_recipe(recipe), 64))
+    assert found["y"].tolist() == whole["y"].tolist()
