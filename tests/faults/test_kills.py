@@ -91,7 +91,7 @@ def test_killed_anywhere_in_the_loop_nothing_is_lost_or_twice(tmp_path):
 @pytest.mark.soak
 def test_soak_kills_anywhere_in_the_loop(tmp_path, soak_budget):
     done = records = 0
-    while soak_budget.more(done * ROUNDS, 10_000):
+    while soak_budget.more(done * ROUNDS, 2_000):
         records += kills(tmp_path / str(done), ROUNDS, random.Random(done))
         done += 1
     print(f"{done * ROUNDS} kills of the whole loop, {records} records: 0 lost, 0 twice")
