@@ -11,10 +11,11 @@ from edgepack.registry import EpochRow, Registry, SegmentRow
 def find_forks(registry: Registry, row: SegmentRow, header: Header) -> list[str]:
     """Return why this newly registered segment shows a fork; empty when it does not.
 
-    Four signs: one number with two uids; a previous hash that is no form of the number before;
-    a parent that advanced past the heads that its child names; two children of one parent.
+    Five signs: one number with two uids; a previous hash that is no form of the number before; two
+    numbers with one sequence; a parent that advanced past the heads that its child names; two
+    children of one parent.
     """
-    found = _by_chain(registry, row)
+    found = _by_chain(registry, row) + _by_sequence(registry, row)
     if header.parent is not None:
         found += _by_parent(registry, row, header.parent)
     for child in registry.epochs(row.device):
@@ -42,6 +43,19 @@ def _by_chain(registry: Registry, row: SegmentRow) -> list[str]:
         named = {other.previous for other in forms.get(after, [])} - {""}  # "": it did not know
         if known and not named <= known:
             found.append(f"segment number {after} follows another number {before}")
+    return found
+
+
+def _by_sequence(registry: Registry, row: SegmentRow) -> list[str]:
+    """Within a lane sequences grow with the numbers; each is used once."""
+    if row.last < row.first:
+        return []
+    before, after = registry.nearest(row.device, row.epoch, row.lane, row.number)
+    found = []
+    if before is not None and before.last >= row.first:
+        found.append(f"sequence {row.first} stands in segments {before.number} and {row.number}")
+    if after is not None and after.first <= row.last:
+        found.append(f"sequence {after.first} stands in segments {row.number} and {after.number}")
     return found
 
 

@@ -70,3 +70,13 @@ def test_a_chain_with_an_empty_link_is_no_fork(ring):
         Step("row", 1, 9),
     ]
     assert not play(schedule, seed=200_072, ring=ring)
+
+
+def test_a_fork_is_noticed_although_one_branch_lost_the_link_of_its_chain(ring):
+    """Shrunk from seed 200019: a kill left an empty segment, so the next one followed nothing."""
+    schedule = [
+        Step("seal", 2, 11),
+        Step("clone", 2, 6),
+        Step("dsync", 2, 11, 755089154, 1, "process"),
+    ]
+    assert not play(schedule, seed=200_019, devices=50, ring=ring)
