@@ -146,12 +146,6 @@ def gather(
     head = next(iter(batches(recipe, recipe.batch_rows, until)))
     source = Source(recipe, view, labels, schema, until, serial, head)
     apart = told_apart_by(recipe, head)
-    known: list[Array] = []
-    originals = 0
-    for frame in source.original():
-        originals += len(frame)
-        if apart:
-            known.append(row_digests(frame[apart]))
     parts = [_narrow(table, frame, source, apart) for table, frame in source.returned()]
     if not parts:
         raise unlabelled(view, labels)
@@ -160,10 +154,14 @@ def gather(
     )
     if recipe.time is None:
         order = np.arange(len(place))
-    fresh = np.ones(len(place), bool)
-    if apart:
-        again = pd.Series(digest).duplicated(keep="last").to_numpy()
-        fresh = ~(again | np.isin(digest, np.concatenate(known)))
+    again = pd.Series(digest).duplicated(keep="last").to_numpy() if apart else None
+    known = np.zeros(len(place), bool) if again is None else np.array(again)
+    originals = 0
+    for frame in source.original():  # theirs are not kept: there may be any number of them
+        originals += len(frame)
+        if apart:
+            known |= np.isin(digest, row_digests(frame[apart]))
+    fresh = ~known
     sort = np.flatnonzero(fresh)[np.argsort(order[fresh], kind="stable")]
     return Places(
         source, place[sort], device[sort], order[sort], truth[sort] if len(truth) else truth,
