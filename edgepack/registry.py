@@ -129,16 +129,20 @@ class Registry(Database):
         self, device: str, epoch: str, lane: int, number: int
     ) -> tuple[SegmentRow | None, SegmentRow | None]:
         """Return the segments with records that come next before and after a number."""
-        found: list[SegmentRow | None] = []
-        for side in ("number<? ORDER BY number DESC", "number>? ORDER BY number"):
-            rows = self._all(
-                SegmentRow,
-                "SELECT * FROM segments WHERE device=? AND epoch=? AND lane=? AND last>=first"
-                f" AND {side} LIMIT 1",  # noqa: S608 (two literals)
-                device, epoch, lane, number,
-            )  # fmt: skip
-            found.append(rows[0] if rows else None)
-        return found[0], found[1]
+        place = (device, epoch, lane, number)
+        before = self._all(
+            SegmentRow,
+            "SELECT * FROM segments WHERE device=? AND epoch=? AND lane=? AND number<?"
+            " AND last>=first ORDER BY number DESC LIMIT 1",
+            *place,
+        )
+        after = self._all(
+            SegmentRow,
+            "SELECT * FROM segments WHERE device=? AND epoch=? AND lane=? AND number>?"
+            " AND last>=first ORDER BY number LIMIT 1",
+            *place,
+        )
+        return next(iter(before), None), next(iter(after), None)
 
     def forms(self, device: str, epoch: str, uid: str) -> list[SegmentRow]:
         """Return every registered form (sealed, salvaged) of a segment uid."""
