@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepack.candidate.folder import Candidate
 from edgepack.candidate.given import finish, prove_estimator
+from edgepack.candidate.refused import explained
 from edgepack.convert.loading import check_fitted
 from edgepack.errors import DataError, RecipeError
 from edgepack.fitted import CLASSED
@@ -77,7 +78,8 @@ def pack(
         raise DataError("samples has no rows", next="give real rows")
     runtime = ws.device_class(device_class).onnxruntime
     rows = prepare(recipe, samples)
-    proven = prove_estimator(recipe, fitted, rows, onnxruntime=runtime)
+    with explained(ws, name):
+        proven = prove_estimator(recipe, fitted, rows, onnxruntime=runtime)
     with ws.lock():
         return finish(ws, recipe, proven, rows)
 

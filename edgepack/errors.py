@@ -43,11 +43,19 @@ class ConversionError(EdgepackError):
 
 
 class ParityError(EdgepackError):
-    """The ONNX model answers differently from the trained one."""
+    """The ONNX model answers differently from the trained one.
+
+    Attributes:
+        report: The whole comparison (`convert.parity.Report`), where there is one.
+    """
 
     code = "convert.parity"
     exit = 72
-    advice = "see the parity report in the candidate's folder"
+    advice = "use another estimator (docs/MODELS.md)"
+
+    def __init__(self, what: str, *, why: str = "", next: str = "", report: object = None) -> None:
+        super().__init__(what, why=why, next=next)
+        self.report = report
 
 
 class StoreError(EdgepackError):

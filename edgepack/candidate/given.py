@@ -180,7 +180,9 @@ def _refusal(report: parity.Report) -> ParityError:
     if report.device_different:
         return ParityError(
             f"the device's session answers {report.device_different} of {report.device_rows} rows "
-            "otherwise than onnxruntime's own binding"
+            "otherwise than onnxruntime's own binding",
+            next="report this with the model: it is a bug of edgepack",
+            report=report,
         )
     first = report.differences[0]
     rows = ", ".join(str(item.row) for item in report.differences[:5])
@@ -189,6 +191,7 @@ def _refusal(report: parity.Report) -> ParityError:
         f"the model answers {count} rows otherwise than the samples expect: rows {rows}: "
         f"{first.name} {first.got} instead of {first.expected}",
         next="correct the samples, or widen [parity] rtol and atol knowingly",
+        report=report,
     )
 
 

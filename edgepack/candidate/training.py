@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgepack.candidate import Candidate, make_candidate
+from edgepack.candidate.refused import explained
 from edgepack.recipe import load_recipe
 from edgepack.tables import ignored, read_table
 from edgepack.train.engines import check_beforehand
@@ -25,18 +26,19 @@ def train_recipe(
     """
     recipe = load_recipe(ws.recipe_folder(name))
     ws.device_class(recipe.device_class)
-    if recipe.model is not None:
-        from edgepack.candidate.given import make_given
+    with explained(ws, recipe.name):
+        if recipe.model is not None:
+            from edgepack.candidate.given import make_given
 
-        return make_given(ws, recipe), []
-    if recipe.engine == "stream":
-        from edgepack.candidate.streaming import make_streamed
+            return make_given(ws, recipe), []
+        if recipe.engine == "stream":
+            from edgepack.candidate.streaming import make_streamed
 
-        return make_streamed(ws, recipe, until=until), []
-    if until is None:  # with a cut nobody knows yet how much stays
-        check_beforehand(recipe)
-    frame = read_table(recipe, until)
-    return make_candidate(ws, recipe, frame, until=until), _unused(recipe, frame)
+            return make_streamed(ws, recipe, until=until), []
+        if until is None:  # with a cut nobody knows yet how much stays
+            check_beforehand(recipe)
+        frame = read_table(recipe, until)
+        return make_candidate(ws, recipe, frame, until=until), _unused(recipe, frame)
 
 
 def _unused(recipe: Any, frame: Any) -> list[str]:

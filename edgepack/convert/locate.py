@@ -21,10 +21,11 @@ AROUND = {
     "OrdinalEncoder": 'use handle_unknown="use_encoded_value", unknown_value=-1',
     "OneHotEncoder": 'use handle_unknown="ignore" and categories as text',
     "KBinsDiscretizer": "use trees, which find their own bins",
-    "StandardScaler": "leave the scaler out in front of trees: they do not need it",
     "RandomForestClassifier": "use HistGradientBoostingClassifier for data with missing values",
     "RandomForestRegressor": "use HistGradientBoostingRegressor for data with missing values",
 }
+
+SCALER = "leave the scaler out in front of trees: they do not need it"
 
 
 def column_of(
@@ -108,8 +109,11 @@ def step_of(estimator: Any, onnx: Onnx, held: pd.DataFrame, first: Difference) -
     return f"{steps[-1][0]} ({type(steps[-1][1]).__name__})"
 
 
-def around(step: str, kind: str, column: str) -> str:
+def around(step: str, kind: str, column: str, estimator: Any) -> str:
     """Return the known way around for a step, or the best general advice."""
+    last = type(getattr(estimator, "steps", [("", estimator)])[-1][1]).__name__
+    if "Scaler" in step and any(part in last for part in ("Tree", "Forest", "Boosting")):
+        return SCALER
     for name, text in AROUND.items():
         if name in step:
             return text

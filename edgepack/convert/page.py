@@ -40,7 +40,9 @@ def parity_page(name: str, report: Report) -> str:
             (d.kind, d.column, str(d.row), d.name, str(d.expected), str(d.got))
             for d in report.differences
         ]
-        parts.append(_table(("rows", "column", "row", "answer", "trained", "ONNX"), rows))
+        against = "expected" if report.against.startswith("expected") else "trained"
+        parts.append(_table(("rows", "column", "row", "answer", against, "ONNX"), rows))
+        parts.append(f"<p>The first {len(rows)} differences are listed.</p>")
     if report.step:
         parts.append(f"<p>First apart in step <b>{escape(report.step)}</b>.</p>")
     parts += [f"<p>{escape(note)}</p>" for note in report.notes]

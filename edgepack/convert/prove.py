@@ -196,6 +196,7 @@ def refusal(proven: Proven, fitted: Fitted, held: pd.DataFrame) -> ParityError:
             f"the device's session answers {report.device_different} of {report.device_rows} rows "
             "otherwise than onnxruntime's own binding",
             next="report this with the model: it is a bug of edgepack",
+            report=report,
         )
     first = report.differences[0]
     rows = sorted({item.row for item in report.differences if item.kind == first.kind})[:5]
@@ -210,7 +211,8 @@ def refusal(proven: Proven, fitted: Fitted, held: pd.DataFrame) -> ParityError:
         f"the ONNX model answers {count} rows otherwise than the trained one: {first.kind} rows "
         f"{listed}{where}: {first.name} {_short(first.got)} instead of {_short(first.expected)}"
         f"{step}",
-        next=around(report.step, first.kind, column),
+        next=around(report.step, first.kind, column, estimator),
+        report=report,
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from device_runtime.clock import Clock
 from device_runtime.disk import write_durable
 from edgepack.candidate import Candidate, accept, find_candidate, making, score_onnx
+from edgepack.candidate.refused import explained
 from edgepack.errors import EvidenceError
 from edgepack.learn.judge import Verdict, judge, side
 from edgepack.learn.reference import Reference, references
@@ -64,7 +65,8 @@ def retrain(ws: Workspace, registry: Registry, name: str, clock: Clock) -> Propo
     runtime = ws.device_class(recipe.device_class).onnxruntime
     trial = Trial.prepare(ws, registry, recipe, champion)
     held = trial.rows.held
-    found = trial.rows.measure(runtime)
+    with explained(ws, name):
+        found = trial.rows.measure(runtime)
     old = side(champion.schema, held, *score_onnx(champion.model, champion.schema, held))
     # The schema of the measured model: the shipped one may know classes beyond it.
     new = side(found.proven.onnx.schema, held, found.answers.label, found.answers.scores)
@@ -76,7 +78,8 @@ def retrain(ws: Workspace, registry: Registry, name: str, clock: Clock) -> Propo
             why=f"bundle {champion.row.version} stays",
         )
     facts = trial.facts(verdict, old, new)
-    made = trial.rows.ship(found, runtime)
+    with explained(ws, name):
+        made = trial.rows.ship(found, runtime)
     story = trial.traced(made, verdict)
     candidate = making.write(ws, recipe, made, story, kind="retrain")
     return write_proposal(ws, name, candidate, facts, clock)

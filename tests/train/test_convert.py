@@ -27,6 +27,7 @@ from sklearn.tree import DecisionTreeClassifier
 from edgepack.convert.export import export
 from edgepack.convert.feed import official_session, run_official
 from edgepack.convert.forest import floor32
+from edgepack.convert.locate import around
 from edgepack.convert.prove import prove
 from edgepack.errors import ConversionError, ParityError
 from edgepack.fitted import Fitted, names_of
@@ -195,7 +196,9 @@ def test_the_gate_names_rows_step_and_way_around(monkeypatch):
     line = caught.value.line()
     assert "held-out rows 0, 1" in line
     assert "first apart in step standardscaler (StandardScaler)" in line
-    assert "leave the scaler out" in line
+    assert "use another estimator" in line  # to leave it out is good advice for trees only
+    forest = make_pipeline(StandardScaler(), RandomForestClassifier())
+    assert "leave the scaler out" in around("x (StandardScaler)", "held-out", "", forest)
     assert caught.value.exit == 72
     assert "\n" not in line
 

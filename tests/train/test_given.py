@@ -97,8 +97,17 @@ def test_expected_columns_are_held_against_the_model(tmp_path):
     assert candidate.json("parity.json")["against"] == "expected columns of the samples"
     frame["expected_label"] = 1 - frame["expected_label"]
     frame.to_parquet(tmp_path / "bad.parquet")
-    with pytest.raises(ParityError, match="400 rows otherwise than the samples expect"):
-        train_recipe(begun(tmp_path / "2", model, tmp_path / "bad.parquet"))
+    refusing = begun(tmp_path / "2", model, tmp_path / "bad.parquet")
+    with pytest.raises(ParityError, match="400 rows otherwise than the samples expect") as caught:
+        train_recipe(refusing)
+    page = refusing.candidates("m") / "refused.html"
+    assert str(page) in caught.value.next
+    assert "answers different" in page.read_text()
+    assert "first 20 differences" in page.read_text()
+    samples = refusing.recipe_folder(None) / "bad.parquet"
+    samples.write_bytes((tmp_path / "good.parquet").read_bytes())
+    train_recipe(refusing)
+    assert not page.exists()
 
 
 def test_a_fitted_estimator_in_skops_becomes_a_candidate(tmp_path, fitted, samples):
