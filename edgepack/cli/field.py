@@ -11,8 +11,12 @@ import typer
 from edgepack.cli.screen import Screen, guard
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from device_runtime.clock import Clock
     from edgepack.fleet.devices import NewDevice
     from edgepack.keys.ring import Ring
+    from edgepack.records import DeviceRow
     from edgepack.registry import Registry
     from edgepack.workspace import Workspace
 
@@ -136,12 +140,9 @@ def accept(
     json: bool = _JSON,
 ) -> None:
     """Accept a device whose words you compared. What was held of it is imported at a sync."""
-    from device_runtime.clock import SystemClock
     from edgepack.fleet import devices
 
-    ws, screen = _open(workspace), Screen(json)
-    with ws.lock(), _registry(ws) as registry:
-        row = devices.accept(registry, name, SystemClock())
+    screen, row = Screen(json), _decide(workspace, name, devices.accept)
     screen.line(f"{row.name} is accepted: {row.words}")
     screen.done({"name": row.name, "id": row.device, "words": row.words}, "edgepack sync STICK")
 
@@ -153,14 +154,21 @@ def retire(
     json: bool = _JSON,
 ) -> None:
     """Stop sending bundles to a device. What it still sends is imported."""
-    from device_runtime.clock import SystemClock
     from edgepack.fleet import devices
 
-    ws, screen = _open(workspace), Screen(json)
-    with ws.lock(), _registry(ws) as registry:
-        row = devices.retire(registry, name, SystemClock())
+    screen, row = Screen(json), _decide(workspace, name, devices.retire)
     screen.line(f"{row.name} is retired")
     screen.done({"name": row.name, "id": row.device, "state": row.state})
+
+
+def _decide(
+    workspace: str, name: str, verdict: Callable[[Registry, str, Clock], DeviceRow]
+) -> DeviceRow:
+    from device_runtime.clock import SystemClock
+
+    ws = _open(workspace)
+    with ws.lock(), _registry(ws) as registry:
+        return verdict(registry, name, SystemClock())
 
 
 @guard
