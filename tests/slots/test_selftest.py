@@ -19,13 +19,15 @@ from device_runtime.policy import Policy
 from device_runtime.slots import selftest
 from support import realbundle
 
-POLICY = Policy("field", selftest_floor_seconds=4.0)
-
 
 def folder(tmp_path: Path, files: dict[str, bytes]) -> tuple[Path, manifests.Manifest]:
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     return tmp_path, manifests.from_json(decode(files["manifest.json"], "manifest"))
+
+
+# Time is not what these tests ask about: the floor is far above what a busy machine takes.
+POLICY = Policy("field", selftest_floor_seconds=90.0)
 
 
 def run(tmp_path: Path, files: dict[str, bytes], **kwargs):
@@ -36,9 +38,7 @@ def run(tmp_path: Path, files: dict[str, bytes], **kwargs):
 def a_python_that(tmp_path: Path, does: str) -> str:
     """Return an interpreter that does something first: what a broken model would do to it."""
     script = tmp_path / "python"
-    script.write_text(
-        f"#!{sys.executable}\nimport os, signal, sys, time\nsys.stdin.read()\n{does}\n"
-    )
+    script.write_text(f"#!{sys.executable}\nimport os, signal, sys, time\n{does}\n")
     script.chmod(0o755)
     return str(script)
 
@@ -46,7 +46,7 @@ def a_python_that(tmp_path: Path, does: str) -> str:
 def test_a_sound_model_passes_and_is_measured(tmp_path):
     result = run(tmp_path, realbundle.files(realbundle.model()))
     assert result.rows == 200
-    assert 0 < result.seconds < 4
+    assert 0 < result.seconds < POLICY.selftest_floor_seconds
     assert 10 << 20 < result.peak_rss < 1 << 30
 
 
@@ -105,7 +105,7 @@ def test_bytes_that_are_no_model_are_refused(tmp_path):
     ],
 )
 def test_a_child_that_dies_is_explained(tmp_path, number, reason):
-    python = a_python_that(tmp_path, f"os.kill(os.getpid(), {int(number)})")
+    python = a_python_that(tmp_path, f"sys.stdin.read()\nos.kill(os.getpid(), {int(number)})")
     with pytest.raises(SelfTestError, match=reason):
         run(tmp_path, realbundle.files(realbundle.model()), python=python)
 
@@ -113,7 +113,7 @@ def test_a_child_that_dies_is_explained(tmp_path, number, reason):
 def test_a_hang_is_ended_with_everything_that_it_started(tmp_path):
     pid = tmp_path / "pid"
     does = (
-        f"child = os.fork()\nopen({str(pid)!r}, 'w').write(str(child or os.getpid()))\n"
+        f"sys.stdin.read()\nchild = os.fork()\nopen({str(pid)!r}, 'w').write(str(child or os.getpid()))\n"
         "time.sleep(99)"
     )
     policy = Policy("field", selftest_floor_seconds=0.5, selftest_factor=1.0)
@@ -129,8 +129,8 @@ def test_a_hang_is_ended_with_everything_that_it_started(tmp_path):
 
 def test_a_child_that_spins_is_stopped_by_its_cpu_limit(tmp_path):
     does = (
-        "from device_runtime.slots.selftest import confine\nconfine(1 << 40, 0.5, 1)\n"
-        "while True: pass"
+        "sys.stdin.read()\nfrom device_runtime.slots.selftest import confine\n"
+        "confine(1 << 40, 0.5, 1)\nwhile True: pass"
     )
     with pytest.raises(SelfTestError, match="computed for more than"):
         run(
@@ -173,7 +173,7 @@ def is_gone(pid: Path) -> bool:
         return True
 
 
-def wait(until, seconds: float = 20.0) -> bool:
+def wait(until, seconds: float = 90.0) -> bool:
     end = time.monotonic() + seconds
     while not until():
         if time.monotonic() > end:
@@ -184,7 +184,7 @@ def wait(until, seconds: float = 20.0) -> bool:
 
 @pytest.mark.parametrize("says", ["", "nonsense", "{}", '{"ok": true}', "[1]"])
 def test_a_child_that_talks_nonsense_is_no_pass(tmp_path, says):
-    python = a_python_that(tmp_path, f"print({says!r})")
+    python = a_python_that(tmp_path, f"sys.stdin.read()\nprint({says!r})")
     with pytest.raises(SelfTestError):
         run(tmp_path, realbundle.files(realbundle.model()), python=python)
 
@@ -198,13 +198,29 @@ def test_the_folder_where_somebody_stands_is_not_searched_for_modules(tmp_path, 
     assert run(slot, realbundle.files(realbundle.model())).rows == 200
 
 
-def test_no_core_dump_of_a_self_test(tmp_path):
+def test_numpy_starts_no_thread_for_each_core(tmp_path):
+    """Its BLAS reserves 40 MiB of address space a thread: with 32 cores nothing would pass."""
+    does = (
+        "from device_runtime.slots import selftest\n"
+        "def threads(folder, request):\n"
+        "    import numpy\n"
+        "    rows = len(os.listdir('/proc/self/task'))\n"
+        "    return {'ok': True, 'seconds': 0, 'peak_rss': 0, 'rows': rows}\n"
+        "selftest._test = threads\n"
+        "selftest.main()"
+    )
+    python = a_python_that(tmp_path, does)
+    assert run(tmp_path, realbundle.files(realbundle.model()), python=python).rows == 1
+
+
+def test_no_core_dump_of_a_self_test():
     import resource
 
+    before = resource.getrlimit(resource.RLIMIT_AS)
     code = (
         "from device_runtime.slots.selftest import confine; confine(1 << 40, 9, 1);"
         "import resource; print(resource.getrlimit(resource.RLIMIT_CORE))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert out.stdout.strip() == "(0, 0)"
-    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
