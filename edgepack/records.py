@@ -104,7 +104,7 @@ class SegmentRow:
         previous: Hash of the segment before it, hex; empty at number 1.
         rows: Sequences that this segment was the first to bring (see `spans`).
         serial: Import serial, 1, 2, 3 …: the order of registration; the view appends by it.
-        imported: When.
+        imported: When; the same for everything of one sync.
         path: File below `archive/`; empty when purged.
         backed: Whether the newest backup holds it.
     """

@@ -92,6 +92,7 @@ class Importer:
         self.tally = Tally()
         self._secrets = secrets
         self._clock = clock
+        self._arrived = clock.wall_ns()  # one stamp per sync: what came together (learn.arrival)
         self._dry_run = dry_run
         self._quarantined = Quarantine(ws, registry, clock)
 
@@ -266,7 +267,7 @@ class Importer:
         if self.registry.segment(parsed.hash):
             self.tally.duplicates += 1
             return
-        header, now = parsed.header, self._clock.wall_ns()
+        header = parsed.header
         fresh = self._fresh(parsed)
         self._compare(device, parsed, data)
         row = SegmentRow(
@@ -288,7 +289,7 @@ class Importer:
             salvage=header.reason == "crash",
             rows=count(fresh),
             serial=self.registry.next_serial(),
-            imported=now,
+            imported=self._arrived,
             path=path,
             state="imported" if path else "purged",
         )

@@ -28,7 +28,8 @@ class Dataset:
         original: The recipe's own rows, up to where the first model was trained.
         returned: Rows that came home with a truth, oldest first.
         device: Device id of each returned row.
-        order: What returned rows are cut by: own time in µs, or the order of import.
+        order: What returned rows are cut by: own time in µs, or their place by arrival.
+        serial: Import serial of each returned row.
         repeated: Returned rows left out because the same row is there already.
     """
 
@@ -36,6 +37,7 @@ class Dataset:
     returned: pd.DataFrame
     device: Array
     order: Array
+    serial: Array
     repeated: int
 
     def rows(self, mask: Array) -> pd.DataFrame:
@@ -57,7 +59,7 @@ def assemble(recipe: Recipe, found: Survey, original_until: Any) -> Dataset:
         EvidenceError: An input is not journaled, so returned rows cannot be trained on.
     """
     original = read_table(recipe, original_until)
-    order = order_of(found.labelled, found.schema)
+    order = order_of(found.labelled, found.schema, found.arrivals)
     place = (np.asarray(found.labelled.column(n).to_numpy()) for n in ("_sequence", "_serial"))
     sort = np.lexsort((*place, order))  # whatever the order of the table's files
     table = found.labelled.take(pa.array(sort))
@@ -68,6 +70,7 @@ def assemble(recipe: Recipe, found: Survey, original_until: Any) -> Dataset:
         returned=returned[fresh].reset_index(drop=True),
         device=np.array(table.column("_device").to_pylist(), dtype=object)[fresh],
         order=order[sort][fresh],
+        serial=np.asarray(table.column("_serial").to_numpy())[fresh],
         repeated=int((~fresh).sum()),
     )
 

@@ -35,6 +35,7 @@ class Frames:
         found: Those with a truth.
         schema: Of the champion.
         data: Both sources, in the recipe's form.
+        upto: Newest import serial that counts.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class Frames:
     found: Survey
     schema: Schema
     data: Dataset
+    upto: int
 
     @property
     def order(self) -> Array:
@@ -73,9 +75,10 @@ class Frames:
         """Returned rows left out because the same row is there already."""
         return self.data.repeated
 
-    def imported(self, serial: int) -> int:
-        """Return the labelled rows of imports up to this one."""
-        return int((np.asarray(self.found.labelled.column("_serial").to_numpy()) <= serial).sum())
+    @property
+    def serial(self) -> Array:
+        """Import serial of each returned row."""
+        return self.data.serial
 
     def parted(self, learn: Array, window: Window, how: str) -> Framed:
         """Part them: who teaches, and who judges."""
@@ -83,7 +86,7 @@ class Frames:
         if self.recipe.copy_new_classes:
             extra = spread_new_classes(
                 self.view, self.found.labels, self.schema, self.recipe, self.data, learn,
-                until=window.begin,
+                until=window.begin, upto=self.upto,
             )  # fmt: skip
         train = pd.concat([self.data.rows(learn), extra], ignore_index=True)
         held = self.data.returned[window.judge].reset_index(drop=True)
@@ -113,7 +116,7 @@ def gather(
     found = survey(view, labels, schema, [column.name for column in schema.fed], upto=serial)
     if not found.labelled.num_rows:
         raise unlabelled(view, labels)
-    return Frames(recipe, view, found, schema, assemble(recipe, found, until))
+    return Frames(recipe, view, found, schema, assemble(recipe, found, until), serial)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ class SameRows:
 
     Attributes:
         main: Which figure.
-        since: Time of the oldest row, as text; or where it stands in the order of import.
+        since: Time of the oldest row, as text; or where it stands in the order of arrival.
         until: Time of the newest row.
         rows: Number of rows.
         scores: Bundle version → figure.
@@ -75,7 +75,7 @@ def same_rows(refs: Sequence[Reference], found: Survey) -> SameRows | None:
     table, schema = found.labelled, found.schema
     if not table.num_rows or schema.task not in MAIN:
         return None
-    order = order_of(table, schema)
+    order = order_of(table, schema, found.arrivals)
     unseen = np.ones(table.num_rows, bool)
     serial = np.asarray(table.column("_serial").to_numpy())
     for ref in refs:
@@ -143,4 +143,6 @@ def _given(frame: pd.DataFrame, ref: Reference) -> pd.DataFrame:
 
 
 def _when(order: int, schema: Any) -> str:
-    return str(pd.Timestamp(int(order), unit="us")) if schema.time is not None else f"row {order}"
+    if schema.time is None:
+        return f"labelled row {order:,}"
+    return str(pd.Timestamp(int(order), unit="us"))

@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
+from device_runtime.format.batch import FLAG_INVALID
 from device_runtime.format.schema import Schema
+from edgepack.learn.arrival import COLUMNS, Arrivals
 from edgepack.learn.bootstrap import Array
 from edgepack.learn.cluster import SAMPLE, kmeans, points
+from edgepack.learn.counting import numbers
 from edgepack.learn.dataset import Dataset, as_frame
 from edgepack.learn.survey import order_of
 from edgepack.recipe import Recipe
@@ -35,6 +39,7 @@ def spread_new_classes(
     learn: Array,
     *,
     until: int,
+    upto: int,
 ) -> pd.DataFrame:
     """Return unlabelled rows before the window that lie in a cluster of one new class.
 
@@ -45,13 +50,14 @@ def spread_new_classes(
         recipe: What is trained.
         data: Labelled rows: how many clusters there are, and the form of a row.
         learn: Mask: labelled rows that may teach.
-        until: Rows from this place in the order on are left alone.
+        until: Rows from this place in the order of labelled ones on are left alone.
+        upto: Imports after this serial are left alone.
     """
     nothing = data.original.iloc[:0]
     if recipe.task != "classes" or not labels.new_classes or not learn.any():
         return nothing
-    rows = _rows(view, labels, schema)
-    rows = rows.filter(pa.array(order_of(rows, schema) < until))
+    rows = _rows(view, labels, schema, upto)
+    rows = rows.filter(pa.array(_before(view, rows, schema, until, upto)))
     if not rows.num_rows:
         return nothing
     rows = rows.take(pa.array(_sample(rows, recipe.seed)))
@@ -77,11 +83,23 @@ def spread_new_classes(
     return as_frame(recipe, schema, picked, data.original)
 
 
-def _rows(view: View, labels: Labels, schema: Schema) -> pa.Table:
+def _rows(view: View, labels: Labels, schema: Schema, upto: int) -> pa.Table:
     there = view.columns()
     key = schema.key.name if schema.key else None
-    names = [*PLACE, "_serial", "_wall", *(column.name for column in schema.given)]
-    return attach(view.read([name for name in names if name in there]), labels, key)
+    names = dict.fromkeys([*PLACE, *COLUMNS, "_flags", *(c.name for c in schema.given)])
+    rows = view.read([name for name in names if name in there], ds.field("_serial") <= upto)
+    valid = numbers(rows.column("_flags").combine_chunks(), np.int32) & FLAG_INVALID == 0
+    return attach(rows.filter(pa.array(valid)), labels, key)
+
+
+def _before(view: View, rows: pa.Table, schema: Schema, until: int, upto: int) -> Array:
+    """Return which rows lie before the window, and before every row that is judged."""
+    if schema.time is not None:
+        return np.asarray(order_of(rows, schema, None) < until)
+    arrivals = Arrivals.of(view.registry, upto)
+    order, known = arrivals.order(rows), pc.is_valid(rows.column("_truth"))
+    judged = order[np.asarray(known)][arrivals.order(rows.filter(known)) >= until]
+    return np.asarray(order < judged.min()) if len(judged) else order >= 0
 
 
 def _sample(rows: pa.Table, seed: int) -> Array:

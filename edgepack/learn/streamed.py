@@ -1,7 +1,8 @@
 """The rows of a comparison in constant memory: `[training] engine = "stream"`.
 
-The recipe's own rows come file by file, returned ones in order of import. What is held for each
-labelled row is its place, order, device and digest: 32 bytes. The rows to judge by are thinned out
+The recipe's own rows come file by file, returned ones by import serial. What is held for each
+labelled row is its place, order, device and digest: 32 bytes (and,
+without a time column, what orders it: 32 more while they are sorted). The rows to judge by are thinned out
 if they are many.
 """
 
@@ -22,6 +23,7 @@ from edgepack.candidate.streaming import Thinned, data_facts, fit_rows, streamed
 from edgepack.convert.prove import prove
 from edgepack.errors import RecipeError
 from edgepack.fitted import CLASSED, Fitted
+from edgepack.learn.arrival import COLUMNS, Arrivals
 from edgepack.learn.bootstrap import Array
 from edgepack.learn.dataset import as_frame, row_digests, told_apart_by
 from edgepack.learn.survey import labelled_in_order, order_of, unlabelled
@@ -94,11 +96,10 @@ class Places:
         source: Where their values come from.
         place: See `place_of`.
         device: Device id of each returned row.
-        order: What returned rows are cut by: own time in µs, or the order of import.
+        order: What returned rows are cut by: own time in µs, or their place by arrival.
         truth: Class of each, as text; empty where the task has none.
         originals: Number of the recipe's own rows.
         repeated: Returned rows left out because the same row is there already.
-        arrived: Places of all, in order of import.
     """
 
     source: Source
@@ -108,16 +109,16 @@ class Places:
     truth: Array
     originals: int
     repeated: int
-    arrived: Array
 
     @property
     def like(self) -> pd.DataFrame:
         """Rows of the recipe: names and dtypes."""
         return self.source.head
 
-    def imported(self, serial: int) -> int:
-        """Return the labelled rows of imports up to this one."""
-        return int(np.searchsorted(self.arrived, (serial + 1) * _SEQUENCES))
+    @property
+    def serial(self) -> Array:
+        """Import serial of each returned row."""
+        return self.place // _SEQUENCES
 
     def parted(self, learn: Array, window: Window, how: str) -> Streamed:
         """Part them: who teaches, and who judges."""
@@ -149,11 +150,13 @@ def gather(
     parts = [_narrow(table, frame, source, apart) for table, frame in source.returned()]
     if not parts:
         raise unlabelled(view, labels)
-    place, device, order, truth, digest = (
+    place, device, truth, digest, *when = (
         np.concatenate(item) for item in zip(*parts, strict=True)
     )
+    order = when[0]
     if recipe.time is None:
-        order = np.arange(len(place))
+        arrivals = Arrivals.of(view.registry, serial)
+        order = arrivals.order_of(place // _SEQUENCES, place % _SEQUENCES, *when)
     again = pd.Series(digest).duplicated(keep="last").to_numpy() if apart else None
     known = np.zeros(len(place), bool) if again is None else np.array(again)
     originals = 0
@@ -165,19 +168,22 @@ def gather(
     sort = np.flatnonzero(fresh)[np.argsort(order[fresh], kind="stable")]
     return Places(
         source, place[sort], device[sort], order[sort], truth[sort] if len(truth) else truth,
-        originals, int((~fresh).sum()), place,
+        originals, int((~fresh).sum()),
     )  # fmt: skip
 
 
 def _narrow(
     table: pa.Table, frame: pd.DataFrame, source: Source, apart: list[str]
 ) -> tuple[Array, ...]:
-    """Return what is held of each row: place, device, order, truth, digest."""
+    """Return what is held of each row: place, device, truth, digest, and what orders it."""
     digest = row_digests(frame[apart]) if apart else np.empty(0, np.uint64)
     classed = source.recipe.task in CLASSED
     truth = _shared(table.column("_truth")) if classed else np.empty(0, object)
-    order = order_of(table, source.schema)
-    return place_of(table), _shared(table.column(DEVICE)), order, truth, digest
+    if source.recipe.time is not None:
+        when = [order_of(table, source.schema, None)]
+    else:
+        when = [np.asarray(table.column(name).to_numpy(), np.int64) for name in COLUMNS[2:]]
+    return place_of(table), _shared(table.column(DEVICE)), truth, digest, *when
 
 
 def _shared(column: Any) -> Array:

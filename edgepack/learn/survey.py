@@ -15,6 +15,7 @@ import pyarrow.dataset as ds
 from device_runtime.format.batch import FLAG_INVALID
 from device_runtime.format.schema import Schema
 from edgepack.errors import EvidenceError
+from edgepack.learn.arrival import COLUMNS, Arrivals
 from edgepack.learn.bootstrap import Array
 from edgepack.learn.counting import numbers
 from edgepack.store.arrow import ROWS, stored
@@ -39,6 +40,7 @@ class Survey:
         invalid: Rows that did not fit the schema.
         used: Labels that found a row.
         labels: Every label.
+        arrivals: In which order rows without a time were made; None where they have one.
     """
 
     schema: Schema
@@ -50,6 +52,7 @@ class Survey:
     invalid: int
     used: int
     labels: Labels
+    arrivals: Arrivals | None
 
     @property
     def held(self) -> int:
@@ -80,6 +83,7 @@ def survey(
     answers = [name for name in there if name.startswith("_score_")]
     names = [*PLACE, "_serial", "_wall", "_flags", "_bundle", "_bundle_version", "_label", *answers]
     names += [name for name in (key, time, *columns) if name]
+    names += COLUMNS if time is None else ()
     names = [name for name in dict.fromkeys(names) if name in there]
     kept: list[pa.Table] = []
     totals: Counter[tuple[int, str, str]] = Counter()
@@ -117,13 +121,14 @@ def survey(
         invalid=invalid,
         used=int(used.sum()),
         labels=labels,
+        arrivals=None if time else Arrivals.of(view.registry, upto),
     )
 
 
 def labelled_in_order(
     view: View, labels: Labels, schema: Schema, columns: Sequence[str], upto: int
 ) -> Iterator[pa.Table]:
-    """Yield the valid labelled rows with their truth, in order of import, in constant memory.
+    """Yield the valid labelled rows with their truth, by import serial, in constant memory.
 
     Args:
         view: The table.
@@ -134,7 +139,8 @@ def labelled_in_order(
     """
     there = view.columns()
     key = schema.key.name if schema.key else None
-    names = [name for name in (*PLACE, "_wall", "_flags", *columns) if name in there]
+    names = list(dict.fromkeys([*PLACE, "_wall", "_flags", *COLUMNS, *columns]))
+    names = [name for name in names if name in there]
     for table in view.in_order(names, upto):
         valid = numbers(table.column("_flags").combine_chunks(), np.int32) & FLAG_INVALID == 0
         hit = table.filter(pa.array(valid & (labels.join(table, key) >= 0)))
@@ -193,16 +199,14 @@ def _copy(column: pa.Array | pa.ChunkedArray) -> dict[str, bool]:
     return {} if isinstance(column, pa.ChunkedArray) else {"zero_copy_only": False}
 
 
-def order_of(table: pa.Table, schema: Schema) -> Array:
-    """Return what rows are ordered by, int64: their own time in µs, else the order of import."""
+def order_of(table: pa.Table, schema: Schema, arrivals: Arrivals | None) -> Array:
+    """Return what rows are ordered by, int64: their own time in µs, else their place by arrival."""
     time = schema.time.name if schema.time else None
     if time is not None and time in table.schema.names:
         return np.asarray(pc.fill_null(table.column(time).cast(pa.int64()), 0).to_numpy())
-    serial, sequence = (np.asarray(table.column(n).to_numpy()) for n in ("_serial", "_sequence"))
-    place = np.lexsort((sequence, serial))
-    rank = np.empty(len(place), np.int64)
-    rank[place] = np.arange(len(place))
-    return rank
+    if arrivals is None:
+        raise ValueError("rows without a time need to know when they arrived")
+    return arrivals.order(table)
 
 
 @dataclass(frozen=True, slots=True)

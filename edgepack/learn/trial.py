@@ -130,7 +130,7 @@ class Trial:
         data = gather(view, labels, champion.schema, recipe, until, serial)
         window = choose(
             data.order,
-            seen_until(recipe, story, data),
+            seen(recipe, story, data),
             span_us=recipe.window_s * 1_000_000 if recipe.window_s and recipe.time else None,
             least=recipe.min_labels,
             what=recipe.name,
@@ -248,26 +248,24 @@ def _said(fitted: Any, champion: Reference, held: pd.DataFrame) -> Any:
     return Scored(label, scores)
 
 
-def seen_until(
-    recipe: Recipe, story: Mapping[str, Any], data: framed.Frames | streamed.Places
-) -> int | None:
-    """Return the order from which on the champion has seen no row.
+def seen(recipe: Recipe, story: Mapping[str, Any], data: framed.Frames | streamed.Places) -> Array:
+    """Return which returned rows the champion may have seen, bool.
 
-    With a time column: just after the newest row that it was trained on. Without: after the last
-    import whose rows it was trained on.
+    With a time column: none newer than the newest row that it was trained on. Without: none of a
+    later import than those that it was trained on.
     """
-    if recipe.time is not None:
-        last = story.get("data", {}).get("last")
-        if last is None:
-            return None
-        return int(moment(last, data.like[recipe.time]).timestamp() * 1_000_000) + 1
-    return data.imported(story.get("returned", {}).get("serial", 0)) or None
+    if recipe.time is None:
+        return np.asarray(data.serial <= story.get("returned", {}).get("serial", 0))
+    last = story.get("data", {}).get("last")
+    if last is None:
+        return np.zeros(len(data.order), bool)
+    return np.asarray(data.order <= moment(last, data.like[recipe.time]).timestamp() * 1_000_000)
 
 
 def readable(recipe: Recipe, order: int) -> str:
     """Return a place in the order of rows for a person."""
     if recipe.time is None:
-        return f"row {order:,} in order of import"
+        return f"labelled row {order:,} in order of arrival"
     return str(pd.Timestamp(order, unit="us"))
 
 

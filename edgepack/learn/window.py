@@ -33,9 +33,7 @@ class Window:
     late: int
 
 
-def choose(
-    order: Array, seen_until: int | None, *, span_us: int | None, least: int, what: str
-) -> Window:
+def choose(order: Array, seen: Array, *, span_us: int | None, least: int, what: str) -> Window:
     """Choose the window.
 
     It ends with the newest row that has `least` rows in the span before it, so that a few rows
@@ -44,7 +42,7 @@ def choose(
 
     Args:
         order: Of the labelled rows, ascending: µs or rank.
-        seen_until: The champion was trained on rows before this; None: on none of these.
+        seen: Mask: rows that the champion may have been trained on.
         span_us: Length in the unit of `order`; None: the newest third.
         least: Fewest rows of evidence.
         what: Name of the bundle, for the error.
@@ -52,7 +50,7 @@ def choose(
     Raises:
         EvidenceError: Too few rows.
     """
-    unseen = np.ones(len(order), bool) if seen_until is None else order >= seen_until
+    unseen = ~seen
     times = order[unseen]
     if len(times) < 2 * least:
         raise EvidenceError(
@@ -70,13 +68,13 @@ def choose(
     middle = int(times[last // 2])
     begin, end = max(int(times[last]) - span + 1, middle), int(times[last])
     judge = unseen & (order >= begin) & (order <= end)
-    learn = order < begin
+    learn = (order < begin) | seen
     if int(judge.sum()) < least or int((learn & unseen).sum()) < least:
         raise EvidenceError(
             f"the labelled rows of {what} lie too close together in time to part them",
             why=f"{int(judge.sum()):,} to judge by, {int((learn & unseen).sum()):,} to learn from",
         )
-    return Window(judge, learn, begin, end, int((order > end).sum()))
+    return Window(judge, learn, begin, end, int((unseen & (order > end)).sum()))
 
 
 def check_classes(task: str, truth: Any, what: str) -> None:

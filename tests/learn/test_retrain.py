@@ -118,17 +118,17 @@ def test_without_a_signed_bundle_there_is_no_champion(tmp_path) -> None:
 
 def test_the_window_is_the_newest_span_and_far_future_rows_do_not_move_it() -> None:
     order = np.sort(np.random.default_rng(0).integers(0, 60 * DAY, 3000))
-    found = choose(order, 10 * DAY, span_us=10 * DAY, least=100, what="x")
+    found = choose(order, order < 10 * DAY, span_us=10 * DAY, least=100, what="x")
     assert found.judge.sum() == ((order > found.end - 10 * DAY) & (order >= 10 * DAY)).sum()
     assert not (found.judge & found.learn).any()
     assert order[found.judge].min() >= 50 * DAY - DAY
     liar = np.sort(np.concatenate([order, [9000 * DAY, 9001 * DAY]]))
-    moved = choose(liar, 10 * DAY, span_us=10 * DAY, least=100, what="x")
+    moved = choose(liar, liar < 10 * DAY, span_us=10 * DAY, least=100, what="x")
     assert (moved.begin, moved.end, moved.late) == (found.begin, found.end, 2)
 
 
 def test_a_window_without_time_is_the_newest_third() -> None:
-    found = choose(np.arange(900), None, span_us=None, least=100, what="x")
+    found = choose(np.arange(900), np.zeros(900, bool), span_us=None, least=100, what="x")
     assert found.judge.sum() == pytest.approx(300, abs=2)
     assert found.learn.sum() == pytest.approx(600, abs=2)
 
@@ -136,7 +136,7 @@ def test_a_window_without_time_is_the_newest_third() -> None:
 @pytest.mark.parametrize("order", [np.full(500, 7), np.arange(150)])
 def test_rows_that_cannot_be_parted_are_refused(order) -> None:
     with pytest.raises(EvidenceError):
-        choose(order, None, span_us=1, least=100, what="x")
+        choose(order, np.zeros(len(order), bool), span_us=1, least=100, what="x")
 
 
 def test_one_class_in_the_window_is_refused() -> None:

@@ -61,7 +61,7 @@ def pumps(tmp_path_factory) -> World:
     return world
 
 
-def test_a_regression_without_time_and_key_goes_by_the_order_of_import(pumps, tmp_path) -> None:
+def test_a_regression_without_time_and_key_goes_by_the_order_of_arrival(pumps, tmp_path) -> None:
     world = pumps.copy(tmp_path)
     for seed in (2, 3, 4):
         frame = flows(300, seed, turn=0.5)
@@ -80,7 +80,7 @@ def test_a_regression_without_time_and_key_goes_by_the_order_of_import(pumps, tm
     facts = retrain(world.ws, world.registry, "pump", world.clock).facts
     assert facts["challenger"]["mae"] < facts["champion"]["mae"]
     assert facts["interval"][0] > 0
-    assert "order of import" in facts["window"]["begin"]
+    assert "order of arrival" in facts["window"]["begin"]
     lines = name_state(world.ws, world.registry, "pump", world.clock).lines()
     assert any("mae" in line for line in lines)
 

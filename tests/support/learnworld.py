@@ -125,9 +125,14 @@ class Field:
         return self.journal
 
     def predict(
-        self, frame: pd.DataFrame, ref: Reference | None = None, *, block: int = 4096
+        self,
+        frame: pd.DataFrame,
+        ref: Reference | None = None,
+        *,
+        block: int = 4096,
+        doubtful: Any = None,
     ) -> list[str]:
-        """Journal rows as the device would; return their record ids."""
+        """Journal rows as the device would (the doubtful ones first); return their record ids."""
         ref = ref or self.world.refs()[0]
         journal = self.open()
         journal.use(ref.row.name, ref.schema, ref.row.version, ref.row.digest)
@@ -136,14 +141,28 @@ class Field:
         ids: list[str] = []
         for start in range(0, len(frame), block):
             part = frame.iloc[start : start + block]
-            n = len(part)
-            flat = np.ascontiguousarray(scores[start : start + n], kind).reshape(-1)
-            answers = Answers(
-                n, np.ascontiguousarray(label[start : start + n], np.int16), flat, scores.shape[1]
-            )
-            rows = Rows(batch_of(ref.schema, part, start), answers, np.zeros(n, np.uint16))
-            done = journal.append_rows(rows, Lane.BULK)
-            ids += [f"{done.prefix}{done.first_sequence + i}" for i in range(n)]
+            urgent = np.zeros(len(part), bool) if doubtful is None else doubtful[start:][:block]
+            named = [""] * len(part)
+            for lane, places in (
+                (Lane.PRIORITY, np.flatnonzero(urgent)),
+                (Lane.BULK, np.flatnonzero(~urgent)),
+            ):
+                if not len(places):
+                    continue
+                n, at = len(places), start + places
+                flat = np.ascontiguousarray(scores[at], kind).reshape(-1)
+                said = np.ascontiguousarray(label[at], np.int16)
+                rows = Rows(
+                    batch_of(ref.schema, part.iloc[places], start),
+                    Answers(n, said, flat, scores.shape[1]),
+                    np.zeros(n, np.uint16),
+                    rows=at.astype(np.int64),
+                )
+                self.world.clock.monotonic += 1000
+                done = journal.append_rows(rows, lane)
+                for i, place in enumerate(places.tolist()):
+                    named[place] = f"{done.prefix}{done.first_sequence + i}"
+            ids += named
         return ids
 
     def invalid(self, raw: str) -> None:
