@@ -1,9 +1,8 @@
 """The rows of a comparison in constant memory: `[training] engine = "stream"`.
 
 The recipe's own rows come file by file, returned ones by import serial. What is held for each
-labelled row is its place, order, device and digest: 32 bytes (and,
-without a time column, what orders it: 32 more while they are sorted). The rows to judge by are thinned out
-if they are many.
+labelled row is its place, order, device and digest: 32 bytes (and, without a time column, what
+orders it: 32 more while they are sorted). The rows to judge by are thinned out if they are many.
 """
 
 from __future__ import annotations
