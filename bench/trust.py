@@ -2,6 +2,7 @@
 
 `verify.bundle_100mb`   verify + hash of a signed 100 MB bundle ÷ one SHA-256 pass over the file
 `verify.small_ms`       a whole small bundle, after imports
+`container.hostile_ms`  the worst of the hostile containers of the tests, refused
 `load.small_ms`         a whole small slot at start, after imports
 `bundle.size_tree`      signed bundle of a 100-tree forest on digits ÷ its ONNX by skl2onnx
 `bundle.size_flights`   signed bundle of the recipe flight-delays ÷ its ONNX
@@ -9,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -61,6 +63,8 @@ def _speed(record: Callable[..., None], folder: Path) -> None:
     _compare(record, "verify.bundle_100mb", lambda: verify(big), lambda: _hash(big), 1.1)
     record("verify.small_ms", _median(lambda: verify(small), 50) * 1e3, "ms", limit=5.0, n=50)
 
+    record("container.hostile_ms", _hostile() * 1e3, "ms", limit=1.0, n=50)
+
     bundle = device.verify(small)
     slot = folder / "slot"
     copy_payload(trustsim.DISK, bundle, slot)
@@ -70,6 +74,20 @@ def _speed(record: Callable[..., None], folder: Path) -> None:
         load_slot(trustsim.DISK, slot, root_sha256=pin, digest=digest, policy=device.policy)
 
     record("load.small_ms", _median(load, 50) * 1e3, "ms", limit=5.0, n=50)
+
+
+def _hostile() -> float:
+    """Return the median time of the slowest refusal, seconds."""
+    from device_runtime.errors import FormatError
+    from device_runtime.format import container
+    from support import hostile
+
+    def refuse(data: bytes) -> None:
+        with contextlib.suppress(FormatError):
+            container.index(lambda offset, size: data[offset : offset + size], len(data))
+            raise AssertionError("a hostile container was accepted")
+
+    return max(_median(lambda data=data: refuse(data), 50) for data in hostile.CONTAINERS.values())
 
 
 def _size_tree(record: Callable[..., None], folder: Path) -> None:

@@ -113,8 +113,8 @@ def test_a_child_that_dies_is_explained(tmp_path, number, reason):
 def test_a_hang_is_ended_with_everything_that_it_started(tmp_path):
     pid = tmp_path / "pid"
     does = (
-        f"sys.stdin.read()\nchild = os.fork()\nopen({str(pid)!r}, 'w').write(str(child or os.getpid()))\n"
-        "time.sleep(99)"
+        "sys.stdin.read()\nchild = os.fork()\n"
+        f"open({str(pid)!r}, 'w').write(str(child or os.getpid()))\ntime.sleep(99)"
     )
     policy = Policy("field", selftest_floor_seconds=0.5, selftest_factor=1.0)
     with pytest.raises(SelfTestError, match="did not answer"):
