@@ -24,13 +24,14 @@ from device_runtime.journal import quota
 from device_runtime.journal.active import Active
 from device_runtime.journal.hot import OneRow, one_row
 from device_runtime.journal.quota import Reserve, Usage
-from device_runtime.journal.recover import previous_of, recover
+from device_runtime.journal.recover import next_in, previous_of, recover
 from device_runtime.journal.seal import OpenFile, salvage
 from device_runtime.journal.shelf import SealedInfo, Shelf
 from device_runtime.policy import Policy
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _FEW_RECORDS = 256  # at a shutdown so few are not worth importing numpy: frames go verbatim
+_ANY = 1 << 32  # more records than a segment has
 START_BYTES = 16 << 10  # headers of the segments that an append may have to start
 
 
@@ -251,19 +252,18 @@ class Keeper:
         return self._next[lane]
 
     def _sequence_after(self, lane: Lane) -> int:
-        shelf = self._shelf
-        mine = {n for n in shelf.sizes if n[:2] == (self.epoch.id, lane)}
+        mine = {n for n in self._shelf.sizes if n[:2] == (self.epoch.id, lane)}
+        unread = 0
         while mine:  # the newest one nearly always says it: no need to sort thousands
-            mine.remove(name := max(mine, key=lambda n: n.number))
-            try:
-                if name.suffix == "seg":
-                    return shelf.info(name).last + 1
-                if name.suffix == "open":  # recovery of it has to wait
-                    file = OpenFile.read(shelf.disk.read(shelf.path(name)))
-                    return file.opened.header.first + file.scan.next_offset
-            except (JournalDamagedError, FormatError, OSError):
-                continue
-        return 0
+            top = max(name.number for name in mine)
+            newest = {name for name in mine if name.number == top}  # open and sealed: the later one
+            after = max(next_in(self._shelf, name) for name in newest)
+            if after >= 0:
+                return after + unread
+            # A closed one that rots may be at the base: what stood in it must not come again.
+            unread += _ANY if any(name.suffix != "open" for name in newest) else 0
+            mine -= newest
+        return unread
 
     # --- what leaves the disk ----------------------------------------------------------------
 
@@ -319,7 +319,8 @@ class Keeper:
             return True
         quota.prune(shelf, self.epoch.id, self._acked)
         for name in shelf.names("damaged"):
-            if not self._fits(need):
+            newest = name.number == shelf.top(name.epoch, name.lane)  # numbering must not restart
+            if not newest and not self._fits(need):
                 shelf.drop(name)
         for name in quota.victims(shelf, self.epoch.id):
             if self._fits(need):

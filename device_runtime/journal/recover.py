@@ -71,19 +71,21 @@ def _twin(shelf: Shelf, name: Name) -> bool:
     if not whole:
         shelf.set_aside(sealed)
         return False
-    if _next_in(shelf, name) > last + 1:
+    if next_in(shelf, name) > last + 1:
         return False  # a HOLE was declared in it to make room for a second try: seal it once more
     shelf.disk.fsync_dir(shelf.folder)
     shelf.drop(name)
     return True
 
 
-def _next_in(shelf: Shelf, name: Name) -> int:
-    """Return the sequence after the last record of an open segment; 0 if it cannot be read."""
+def next_in(shelf: Shelf, name: Name) -> int:
+    """Return the sequence after the last record of a segment; -1 if it cannot be read."""
     try:
+        if name.suffix != "open":
+            return shelf.info(name).last + 1
         file = OpenFile.read(shelf.disk.read(shelf.path(name)))
-    except FormatError:
-        return 0
+    except (FormatError, JournalDamagedError, OSError):
+        return -1
     return file.opened.header.first + file.scan.next_offset
 
 

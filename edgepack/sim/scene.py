@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -12,7 +13,8 @@ from device_runtime.clock import FixedClock
 from device_runtime.format.segment import Hole
 from device_runtime.policy import Policy
 from edgepack.registry import PlanRow, Registry
-from edgepack.sim.actors import BUNDLE, SimDevice, SimKit, SimRing
+from edgepack.sim.actors import BUNDLE, SimDevice, SimKit, SimRing, lab_ring
+from edgepack.sim.chance import chance, drawn_from
 from edgepack.sim.disk import SimDisk
 from edgepack.sim.ledger import Found, Id, at_base, declared, on_device, on_stick
 from edgepack.sim.parts import HOME, BrokenError, Carried, Machine, Split, Step
@@ -22,7 +24,7 @@ from edgepack.workspace import Workspace
 QUOTA, RESERVE, SEGMENT = 160 << 10, 64 << 10, 1 << 20
 SMALL_STICK = 160 << 10
 Holes = list[tuple[str, Hole]]
-
+Alarms = list[tuple[str, str]]
 
 _HOMES: dict[tuple[str, str, tuple[str, ...]], SimDisk] = {}
 
@@ -32,9 +34,10 @@ def _home_disk(kit: SimKit, disk_id: str) -> SimDisk:
     key = (kit.device_name, disk_id, kit.policy.recipients)
     if key not in _HOMES:
         disk = SimDisk()
-        SimDevice(
-            kit.device_name, HOME, kit, disk=machine(disk), clock=FixedClock(), disk_id=disk_id
-        )
+        with drawn_from(chance("home", *key)):
+            SimDevice(
+                kit.device_name, HOME, kit, disk=machine(disk), clock=FixedClock(), disk_id=disk_id
+            )
         disk.flush()
         _HOMES[key] = disk
     return _HOMES[key]
@@ -54,10 +57,11 @@ class Scene:
         self, folder: Path, seed: int = 0, devices: int = 2, ring: SimRing | None = None
     ) -> None:
         self.rng = random.Random(seed)  # noqa: S311
+        self.chance = chance("world", seed)
         self.folder = folder
         self.devices = devices
         self.clock = FixedClock()
-        self.ring = copy.deepcopy(ring) if ring is not None else SimRing()
+        self.ring = copy.deepcopy(ring) if ring is not None else lab_ring()
         self.disk = FusedDisk()
         self.bases = 1
         self.ws = Workspace.create(folder / "base-1", disk=self.disk)
@@ -74,12 +78,16 @@ class Scene:
         self.risky: set[Id] = set()
         self.purged: set[Id] = set()
         self._found: WeakKeyDictionary[SimDisk, tuple[int, Found]] = WeakKeyDictionary()
-        self._base: tuple[set[Id], Found, list[str]] | None = None
-        with Registry.open(self.ws.registry) as registry, registry.commit():
+        self._base: tuple[set[Id], Found, Alarms] | None = None
+        with self.drawn(), Registry.open(self.ws.registry) as registry, registry.commit():
             for number in range(devices):
                 self._new_machine(registry, f"press-{number + 1}")
         for _ in range(2):
             self.add_stick()
+
+    def drawn(self) -> AbstractContextManager[None]:
+        """Let ids and keys come from this world's seed."""
+        return drawn_from(self.chance)
 
     # --- making things -----------------------------------------------------------------------
 
@@ -163,12 +171,13 @@ class Scene:
             self._found[disk] = disk.changes, found
         return found
 
-    def _at_base(self) -> tuple[set[Id], Found, list[str]]:
-        """Return what was imported, what is held, and which alarms would be false ones."""
+    def _at_base(self) -> tuple[set[Id], Found, Alarms]:
+        """Return what was imported, what is held, and which devices are said to be copied."""
         if self._base is None:
             with Registry.open(self.ws.registry) as registry:
                 imported, rest = at_base(registry, self.ws.held, self.disk)
-                alarms = [a.text for a in registry.alarms() if a.kind in ("fork", "conflict")]
+                found = registry.alarms()
+                alarms = [(a.device, a.text) for a in found if a.kind in ("fork", "conflict")]
             self._base = imported, rest, alarms
         return self._base
 
@@ -190,8 +199,10 @@ class Scene:
         missing -= self.risky
         if missing:
             raise BrokenError(f"undeclared after {what}: {sorted(missing)[:3]}")
-        for alarm in self._at_base()[2] if not self.splits else ():
-            raise BrokenError(f"false alarm after {what}: {alarm}")
+        copied = {split.device_id for split in self.splits}
+        for device, alarm in self._at_base()[2]:
+            if device not in copied:
+                raise BrokenError(f"false alarm after {what}: {alarm}")
 
     def stuck(self) -> str:
         """Return what still lies on a device only, an empty text when all is home."""

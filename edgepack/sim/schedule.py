@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from edgepack.sim.actors import SimRing
+from edgepack.sim.actors import SimRing, lab_ring
 from edgepack.sim.parts import BrokenError, Step
 from edgepack.sim.world import World
 
@@ -18,12 +18,17 @@ WEIGHTS: Mapping[str, float] = {
     "purge": 0.8, "clock": 1, "full": 1,
 }  # fmt: skip
 FORKING = ("clone", "image", "irestore", "lose")
+FEW = 12
 CUTTABLE = ("row", "label", "seal", "dsync", "bsync", "stop", "prune", "backup")
 """Restore and purge are typed by a person who repeats them; the others must survive anything."""
 
 
 def draw(
-    seed: int, steps: int | None = None, boost: Mapping[str, float] | None = None
+    seed: int,
+    steps: int | None = None,
+    boost: Mapping[str, float] | None = None,
+    *,
+    devices: int = FEW,
 ) -> list[Step]:
     """Return the schedule of a seed.
 
@@ -31,6 +36,7 @@ def draw(
         seed: Of everything.
         steps: How many; drawn from 15 to 45 when None.
         boost: Other weights for some steps.
+        devices: In a fleet larger than `FEW` half of the steps go to a fifth of the devices.
     """
     rng = random.Random(seed)  # noqa: S311
     weights = {**WEIGHTS, **(boost or {})}
@@ -44,9 +50,8 @@ def draw(
         cut = what in CUTTABLE and rng.random() < 0.25
         fuse = int(2 ** rng.uniform(0, 6.5)) - 1 if cut else None
         kind = rng.choice(["power", "process", "pull", "eio"])
-        result.append(
-            Step(what, rng.randrange(12), rng.randrange(12), rng.randrange(1 << 30), fuse, kind)
-        )
+        a = rng.randrange(FEW) if devices <= FEW else int(devices * rng.random() ** 2)
+        result.append(Step(what, a, rng.randrange(12), rng.randrange(1 << 30), fuse, kind))
     return result
 
 
@@ -103,11 +108,11 @@ def run_worlds(
     Returns:
         Counts: worlds, steps, broken, and the first broken seed with what it showed.
     """
-    ring = ring or SimRing()
+    ring = ring or lab_ring()
     steps = 0
     broken: list[tuple[int, str]] = []
     for number, seed in enumerate(range(first, first + worlds)):
-        schedule = draw(seed, trips)
+        schedule = draw(seed, trips, devices=devices)
         steps += len(schedule)
         problem = play(schedule, seed=seed, devices=devices, ring=ring)
         if problem:

@@ -49,8 +49,9 @@ class World(Scene):
         action: Callable[[Step], None] = getattr(self, f"_{step.what}")
         one = self._device(step)
         try:
-            self._arm(step, one)
-            action(step)
+            with self.drawn():
+                self._arm(step, one)
+                action(step)
         except PowerCut:
             if one is not None and step.what not in ("bsync", "backup", "purge"):
                 self._fall(one, power=step.kind == "power")

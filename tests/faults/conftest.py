@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgepack.sim.actors import SimRing
+from edgepack.sim.actors import lab_ring
 from edgepack.sim.parts import Step
 from edgepack.sim.world import World
 
@@ -10,7 +10,7 @@ from edgepack.sim.world import World
 @pytest.fixture(scope="session")
 def ring():
     """Keys of the base: drawing them costs more than using them."""
-    return SimRing()
+    return lab_ring()
 
 
 class Script:
