@@ -23,7 +23,7 @@ from support import realbundle, trustsim
 UNTESTED = installer.Steps(test=lambda *_: None, admit=lambda *_: None)
 
 PROCESS = """
-import ctypes, os, signal, sys, threading
+import ctypes, os, resource, signal, sys, threading
 from pathlib import Path
 from device_runtime.clock import FixedClock
 from device_runtime.disk import RealDisk
@@ -46,6 +46,8 @@ with home.lock():
     elif how == "abort":
         ctypes.CDLL(None).abort()
     elif how == "stack":
+        hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+        resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, hard))  # it may have no end here
         callback = ctypes.CFUNCTYPE(None)
         def deeper():
             callback(deeper)()
