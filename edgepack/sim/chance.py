@@ -12,6 +12,8 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
 
 from device_runtime.crypt import Aead, RecipientKey, sha256
 from device_runtime.errors import UndecryptableError
@@ -23,12 +25,19 @@ _WRAPPED_BYTES, _SEALED_BYTES = 1168, 48  # of the real one; of a 32-byte key an
 @contextmanager
 def drawn_from(rng: random.Random) -> Iterator[None]:
     """Let everything random come from `rng`; not for threads, and never outside a laboratory."""
-    real = os.urandom, seal.wrap_key, reader.unwrap_key
-    os.urandom, seal.wrap_key, reader.unwrap_key = rng.randbytes, _wrap, _unwrap
+    made_up: list[tuple[ModuleType, str, Any]] = [
+        (os, "urandom", rng.randbytes),
+        (seal, "wrap_key", _wrap),
+        (reader, "unwrap_key", _unwrap),
+    ]
+    real = [getattr(module, name) for module, name, _ in made_up]
+    for module, name, ours in made_up:
+        setattr(module, name, ours)
     try:
         yield
     finally:
-        os.urandom, seal.wrap_key, reader.unwrap_key = real
+        for (module, name, _), theirs in zip(made_up, real, strict=True):
+            setattr(module, name, theirs)
 
 
 def chance(*parts: object) -> random.Random:
