@@ -41,17 +41,22 @@ def register(app: typer.Typer) -> None:
 @guard
 def status(device: str = _DEVICE, workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
     """Show where every device stands, and what is due."""
+    from edgepack.fleet.overview import day
     from edgepack.learn.state import state
 
     screen = Screen(json)
     with screen.step("reading what came home"):
         found = state(*opened(workspace), device=device or None, same=False)
     screen.table(
-        ["device", "state", "bundle", "age d", "temperature", "produced", "home", "out", "lost"],
+        [
+            "device", "state", "bundle", "age d", "temperature", "last seen", "produced", "home",
+            "out", "lost",
+        ],
         [
             [
                 item.name, item.state, item.bundle_version, item.age_days, item.temperature,
-                item.records.produced, item.records.home, item.records.out, item.records.lost,
+                day(item.seen), item.records.produced, item.records.home, item.records.out,
+                item.records.lost,
             ]
             for item in found.fleet.devices
         ],
@@ -75,6 +80,8 @@ def drift(
     name: str = _NAME,
     device: str = _DEVICE,
     since: str = typer.Option("", "--since", help="Only rows from this time on (2013-03-01)."),
+    until: str = typer.Option("", "--until", help="Only rows before this time."),
+    by: str = typer.Option("", "--by", help="Apart by device, by month, or by device,month."),
     reference: Path | None = _REFERENCE,
     current: Path | None = _CURRENT,
     fail_above: float | None = typer.Option(
@@ -86,12 +93,16 @@ def drift(
     """Show how far the inputs moved since training. Not whether the model is wrong."""
     from device_runtime.errors import UsageError
     from edgepack.errors import DriftError
+    from edgepack.learn.actions import drift_of
     from edgepack.learn.files import of_files
-    from edgepack.learn.state import drift_of
 
     screen = Screen(json)
     notes: list[str] = []
     _check_time("--since", since)
+    _check_time("--until", until)
+    parts = tuple(part for part in ("device", "month") if part in by.split(","))
+    if set(by.split(",")) - {"", *parts}:
+        raise UsageError(f"--by {by!r} is neither device nor month", next="give --by device,month")
     if (reference is None) != (current is None):
         raise UsageError("--reference and --current belong together")
     with screen.step("comparing with the rows of training"):
@@ -101,8 +112,13 @@ def drift(
         else:
             ws, registry, _ = opened(workspace)
             bundle = ws.recipe_folder(name or None).name
-            found, notes = drift_of(ws, registry, bundle, device or None, since or None)
-    _show_drift(screen, found, notes, "before" if reference else "in training")
+            found, notes = drift_of(
+                ws, registry, bundle, device or None, since or None, until or None, parts
+            )
+    show = _show_groups if parts and not reference else _show_drift
+    show(screen, found, "before" if reference else "in training")
+    for note in notes:
+        screen.line(note)
     worst = _worst(found)
     result = _drift_json(found, notes)
     if fail_above is not None and worst and worst.sure and worst.excess > fail_above:
@@ -166,7 +182,23 @@ def _drift_json(found: list[Drift], notes: list[str]) -> dict[str, Any]:
     }
 
 
-def _show_drift(screen: Screen, found: list[Drift], notes: list[str], then: str) -> None:
+def _show_groups(screen: Screen, found: list[Drift], then: str) -> None:
+    rows = []
+    for item in found:
+        worst = item.worst
+        moved = [] if worst is None else [
+            worst.name, round(worst.psi, 4), f"{worst.low:.3f}-{worst.high:.3f}",
+            round(worst.ks, 4), worst.words.replace("in training", then),
+        ]  # fmt: skip
+        rows.append([item.bundle, item.group, item.n, *(moved or ["-"] * 5)])
+    screen.table(
+        ["bundle", "which rows", "rows", "moved most", "psi", "95 %", "ks", ""],
+        rows,
+        f"inputs against those {then}",
+    )
+
+
+def _show_drift(screen: Screen, found: list[Drift], then: str) -> None:
     for item in found:
         screen.table(
             ["column", "psi", "95 %", "ks", "missing", "now", "unseen", "rows", ""],
@@ -187,8 +219,6 @@ def _show_drift(screen: Screen, found: list[Drift], notes: list[str], then: str)
         screen.line(
             "ks of numbers: at the edges of the bins, a lower bound (bundles carry no rows)"
         )
-    for note in notes:
-        screen.line(note)
 
 
 @guard
@@ -277,7 +307,7 @@ def label_import(
     json: bool = _JSON,
 ) -> None:
     """Keep labels given at the base; they override those of devices."""
-    from edgepack.learn.state import import_labels
+    from edgepack.learn.actions import import_labels
 
     screen = Screen(json)
     ws, registry, clock = opened(workspace)
@@ -302,7 +332,7 @@ def label_queue(
     json: bool = _JSON,
 ) -> None:
     """Write the rows that are most worth a label. Fill in `value` and import the file."""
-    from edgepack.learn.state import write_queue
+    from edgepack.learn.actions import write_queue
 
     screen = Screen(json)
     ws, registry, _ = opened(workspace)

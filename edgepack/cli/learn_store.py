@@ -116,7 +116,7 @@ def export(
     json: bool = _JSON,
 ) -> None:
     """Write the returned rows, with labels, to one file."""
-    from edgepack.learn.state import export_rows
+    from edgepack.learn.actions import export_rows
 
     screen = Screen(json)
     ws, registry, _ = _open(workspace)

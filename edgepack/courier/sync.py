@@ -21,6 +21,7 @@ from edgepack.courier.acks import has_backup, read_reports, write_acks
 from edgepack.courier.bundles import put_bundles, put_tokens
 from edgepack.courier.importer import Importer, Tally, clean_stick
 from edgepack.fleet import devices as fleet
+from edgepack.fleet import sticks
 from edgepack.fleet.devices import NewDevice
 from edgepack.registry import Registry
 from edgepack.store.archive import Archive
@@ -189,6 +190,9 @@ def sync(
             _write(result, ws, registry, ring.identity(), stick)
             result.verified = stick.finish()
             registry.set("synced_at", str(clock.wall_ns()))
+            sticks.remember(
+                registry, stick_path, clock.wall_ns(), result.bundles, acks=bool(result.acks)
+            )
     return result
 
 

@@ -72,8 +72,10 @@ def write_kit(
 
     Raises:
         DeviceUnknownError: No such device was named.
-        UsageError: The bundle is another one than the device runs.
+        UsageError: A file or folder that was named is not there.
+        IncompatibleError: The bundle is another one than the device runs.
     """
+    _check_paths(out, wheels, bundle)
     with Registry.open(ws.registry) as registry:
         plan = registry.plan(device_name)
         if plan is None:
@@ -89,8 +91,6 @@ def write_kit(
             sources[bundle.name] = bundle
         if wheels is not None:
             sources.update((path.name, path) for path in sorted(wheels.glob("*.whl")))
-            if not any(name.endswith(".whl") for name in sources):
-                raise UsageError(f"there are no wheels in {wheels}")
         kit_id = os.urandom(16).hex()
         policy_bytes = canonical.encode(policies.to_json(policy))
         files = {name: _target(ws.disk, path) for name, path in sources.items()}
@@ -219,6 +219,15 @@ def _floor(registry: Registry, name: str, trusted: Trusted) -> int:
     revoked = quorum.root_facts(trusted.root).revoked_digests
     issued = [row.issued for row in registry.bundles(name) if row.digest not in revoked]
     return max([trusted.floor, *issued])
+
+
+def _check_paths(out: Path, wheels: Path | None, bundle: Path | None) -> None:
+    if out.is_dir() or not out.parent.is_dir():
+        raise UsageError(f"{out} cannot be a file", next="name a file in a folder that is there")
+    if bundle is not None and not bundle.is_file():
+        raise UsageError(f"there is no file {bundle}", next="name a bundle of out/")
+    if wheels is not None and not any(wheels.glob("*.whl")):
+        raise UsageError(f"there are no wheels in {wheels}", next="make them: make wheelhouse")
 
 
 def _check_bundle(ws: Any, bundle: Path, name: str, policy: Policy) -> None:

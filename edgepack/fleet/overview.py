@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ import pyarrow as pa
 from device_runtime.clock import Clock
 from device_runtime.errors import FormatError
 from device_runtime.format.receipt import DeviceReport, report_from_body
+from edgepack.fleet.sticks import StickNote, notes
 from edgepack.registry import BundleRow, DeviceRow, HoleRow, Registry, SegmentRow
 from edgepack.store.table import by_name
 from edgepack.store.view import View
@@ -58,7 +60,7 @@ class DeviceView:
         records: Its rows.
         epochs: Lives of its journal; more than one means that continuity was broken.
         alarms: (kind, text) that nobody cleared.
-        waits: What the next stick will bring it.
+        waits: What is there for it, and on which stick.
         reported: What it said about itself (`status` of its newest report).
     """
 
@@ -113,7 +115,8 @@ def overview(
     """
     rows = [registry.device(device)] if device else registry.devices()
     home = rows_home(ws, registry)
-    devices = tuple(_device(ws, registry, row, home[row.device], clock.wall_ns()) for row in rows)
+    sticks, now = notes(registry), clock.wall_ns()
+    devices = tuple(_device(ws, registry, row, home[row.device], sticks, now) for row in rows)
     known = {row.device for row in registry.devices()}
     alarms = tuple((a.kind, a.text) for a in registry.alarms() if a.device not in known)
     backup = registry.get("backup") or "there is no backup: acks say `archive` only"
@@ -135,7 +138,12 @@ def rows_home(ws: Workspace, registry: Registry) -> Counter[str]:
 
 
 def _device(
-    ws: Workspace, registry: Registry, row: DeviceRow, home: int, now_ns: int
+    ws: Workspace,
+    registry: Registry,
+    row: DeviceRow,
+    home: int,
+    sticks: Sequence[StickNote],
+    now_ns: int,
 ) -> DeviceView:
     report = newest_report(registry, row.device)
     status: Mapping[str, Any] = report.status if report else {}
@@ -160,7 +168,7 @@ def _device(
         records=_records(registry, row, home, status),
         epochs=len({item.epoch for item in segments}),
         alarms=tuple((alarm.kind, alarm.text) for alarm in registry.alarms(row.device)),
-        waits=tuple(_waits(registry, row, version, max(bundles, default=0))),
+        waits=tuple(_waits(registry, row, version, max(bundles, default=0), seen, sticks)),
         reported=status,
     )
 
@@ -245,7 +253,14 @@ def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return result
 
 
-def _waits(registry: Registry, row: DeviceRow, version: int | None, newest: int) -> list[str]:
+def _waits(
+    registry: Registry,
+    row: DeviceRow,
+    version: int | None,
+    newest: int,
+    seen: int,
+    sticks: Sequence[StickNote],
+) -> list[str]:
     if row.state == "pending":
         return [f"nobody accepted it yet: edgepack device accept {row.name}"]
     if row.state != "accepted":
@@ -253,10 +268,27 @@ def _waits(registry: Registry, row: DeviceRow, version: int | None, newest: int)
     result = []
     if newest and newest > (version or 0):
         result.append(f"bundle {newest} is signed; it runs {version or 'none'}")
+    for stick in sticks:
+        new = [text for text in stick.bundles if _is_newer(text, row.bundle, version)]
+        new += ["acknowledgements"] if stick.acks and seen and stick.at >= seen else []
+        if new:
+            result.append(f"on stick {stick.name}, synced {day(stick.at)}: {', '.join(new)}")
     held = len(registry.held(row.device))
     if held:
         result.append(f"{held} segments are held")
     return result
+
+
+def _is_newer(text: str, name: str, version: int | None) -> bool:
+    what, _, number = text.rpartition(" ")
+    return what == name and number.isdigit() and int(number) > (version or 0)
+
+
+def day(at_ns: int) -> str:
+    """Return a moment for a person; `never` for 0."""
+    if not at_ns:
+        return "never"
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(at_ns // _NS))
 
 
 def events(

@@ -238,10 +238,11 @@ def _nice(edge: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Which rows: all of a bundle name, one device, from a time on."""
+    """Which rows: all of a bundle name, one device, from a time on, before a time."""
 
     device: str | None = None
     since_us: int | None = None
+    until_us: int | None = None
 
 
 def of_table(
@@ -277,8 +278,9 @@ def count_table(
     if piece.device is not None:
         where &= ds.field("_device") == piece.device
     if piece.since_us is not None and time is not None:
-        since = pa.scalar(piece.since_us, pa.timestamp("us", "UTC"))
-        where &= ds.field(time) >= since
+        where &= ds.field(time) >= pa.scalar(piece.since_us, pa.timestamp("us", "UTC"))
+    if piece.until_us is not None and time is not None:
+        where &= ds.field(time) < pa.scalar(piece.until_us, pa.timestamp("us", "UTC"))
     there = view.columns()
     answers = [name for name in there if name.startswith("_score_") or name == "_label"]
     names = [*counting.columns(), *answers, "_flags", "_device", *([time] if time else [])]
@@ -329,8 +331,8 @@ def _add_sketches(
     by: Sequence[str],
     result: dict[tuple[str, ...], Counts],
 ) -> None:
-    """Add what devices counted themselves. A sketch has no row times: no `since`, no month."""
-    if piece.since_us is not None:
+    """Add what devices counted themselves. A sketch has no row times: no window, no month."""
+    if piece.since_us is not None or piece.until_us is not None:
         return
     where = (ds.field("kind") == "sketch") & (ds.field("_bundle") == ref.row.digest)
     if piece.device is not None:

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from device_runtime.clock import Clock
-from device_runtime.disk import write_durable
-from edgepack.errors import DataError
 from edgepack.fleet.overview import Fleet, overview
 from edgepack.learn.drift import Change, Drift, Slice, of_table
 from edgepack.learn.due import DueNow, due
 from edgepack.learn.quality import Quality, quality
-from edgepack.learn.queue import queue
 from edgepack.learn.reference import Reference, references
 from edgepack.learn.retrain import Proposal, proposals
 from edgepack.learn.same_rows import SameRows, same_rows
 from edgepack.learn.survey import Survey, survey
 from edgepack.recipe import Recipe, load_recipe
 from edgepack.registry import Registry
-from edgepack.store.label_files import keep
-from edgepack.store.labels import attach, collect
+from edgepack.store.labels import collect
 from edgepack.store.table import by_name
 from edgepack.store.view import View
-from edgepack.tables import moment
 from edgepack.workspace import Workspace
 
 
@@ -230,7 +222,7 @@ def name_state(
             (),
         )
     view = View(ws, registry, name)
-    notes = tuple(_lag(view, registry))
+    notes = tuple(lag(view, registry))
     labels = collect(view, refs[0].schema)
     columns = [column.name for column in refs[0].schema.fed]
     found = survey(view, labels, refs[0].schema, columns)
@@ -242,7 +234,8 @@ def name_state(
     return NameState(recipe, refs, found, judged, compared, drifts, now, made, notes)
 
 
-def _lag(view: View, registry: Registry) -> list[str]:
+def lag(view: View, registry: Registry) -> list[str]:
+    """Return what the view lacks, for a person."""
     segments = by_name(registry).get(view.name, [])
     problem = view.problem()
     if problem:
@@ -259,142 +252,3 @@ def _new_labels(newest: Reference, found: Survey) -> int:
     returned = story.get("returned", {}) if isinstance(story, dict) else {}
     used = int(returned.get("rows", 0)) if isinstance(returned, dict) else 0
     return max(0, int(found.labelled.num_rows) - used)
-
-
-def drift_of(
-    ws: Workspace, registry: Registry, name: str, device: str | None, since: str | None
-) -> tuple[list[Drift], list[str]]:
-    """Return drift by bundle, newest first, and what a person should know beside.
-
-    Raises:
-        DeviceUnknownError, DataError: No such device; `since` is no time; nothing is home.
-    """
-    refs = references(ws, registry, name)
-    view = View(ws, registry, name)
-    piece = Slice(
-        registry.device(device).device if device else None,
-        int(moment(since).timestamp() * 1e6) if since else None,
-    )
-    found = list(of_table(view, refs, piece).values())
-    if not found:
-        raise DataError(
-            f"no row of {name} is home{' in this slice' if device or since else ''}",
-            next="sync a stick first" if not (device or since) else "widen the slice",
-        )
-    notes = _lag(view, registry)
-    if since and refs and refs[0].schema.time is None:
-        notes.append("--since is left out: the recipe names no time column")
-    return found, notes
-
-
-def import_labels(
-    ws: Workspace, registry: Registry, name: str, path: Path, clock: Clock
-) -> dict[str, Any]:
-    """Keep a file of labels and say what became of them.
-
-    Raises:
-        DataError: It cannot be read, or holds no label.
-    """
-    recipe = load_recipe(ws.recipe_folder(name))
-    hidden = recipe.key is not None and recipe.journal.get(recipe.key) in ("hash", "drop")
-    kept = keep(
-        ws,
-        name,
-        path,
-        key=None if hidden else recipe.key,
-        targets=recipe.target,
-        observed=clock.wall_ns(),
-    )
-    refs = references(ws, registry, name)
-    view = View(ws, registry, name)
-    labels = collect(view, refs[0].schema if refs else None)
-    notes = []
-    if hidden and kept.by == "key":
-        notes.append(
-            f"{recipe.key} is not journaled as it is: only record ids, or the devices themselves, "
-            "can label these rows"
-        )
-    if kept.again:
-        notes.append("the same labels were imported before: nothing changed")
-    if kept.empty:
-        notes.append(f"{kept.empty:,} lines without id or value were left out")
-    matched = held = 0
-    if refs:
-        found = survey(view, labels, refs[0].schema)
-        matched, held = found.labelled.num_rows, found.held
-    wrong = [item for item in labels.wrong if item[0] in kept.refs]
-    conflicts = [item for item in labels.conflicts if item.ref in kept.refs]
-    notes += _some([f"not used: {value!r} for {ref} {why}" for ref, value, why in wrong])
-    notes += _some(
-        [
-            f"contradiction for {item.ref}: {' / '.join(item.values)}; {item.holds} counts"
-            for item in conflicts
-        ]
-    )
-    return {
-        "labels": kept.rows,
-        "by": kept.by,
-        "file": kept.number,
-        "again": kept.again,
-        "matched": matched,
-        "held": held,
-        "conflicts": len(conflicts),
-        "wrong": len(wrong),
-        "new_classes": dict(labels.new_classes),
-        "notes": notes,
-    }
-
-
-def _some(lines: list[str], most: int = 10) -> list[str]:
-    more = [f"… and {len(lines) - most:,} more like the last"] if len(lines) > most else []
-    return lines[:most] + more
-
-
-def write_queue(
-    ws: Workspace, registry: Registry, name: str, rows: int, out: Path
-) -> dict[str, Any]:
-    """Write the labelling queue as CSV.
-
-    Raises:
-        EvidenceError: Nothing is there to label.
-        DataError: No bundle is signed.
-    """
-    import io
-
-    from pyarrow import csv
-
-    refs = references(ws, registry, name)
-    if not refs:
-        raise DataError(f"no bundle of {name} is signed yet", next=f"edgepack train {name}")
-    view = View(ws, registry, name)
-    recipe = load_recipe(ws.recipe_folder(name))
-    made = queue(view, collect(view, refs[0].schema), refs[0].schema, rows, seed=recipe.seed)
-    text = io.BytesIO()
-    csv.write_csv(made.table, text)
-    write_durable(ws.disk, out.absolute(), text.getvalue(), 0o644)
-    why = made.table.column("why").to_pylist()
-    counts = {kind: why.count(kind) for kind in ("spread", "unknown", "random")}
-    return {
-        "rows": made.table.num_rows,
-        "unlabelled": made.unlabelled,
-        "why": counts,
-        "file": str(out),
-    }
-
-
-def export_rows(ws: Workspace, registry: Registry, name: str, out: Path) -> int:
-    """Write returned rows with their truth; see `store.upkeep.export`."""
-    from edgepack.store.upkeep import export
-
-    refs = references(ws, registry, name)
-    view = View(ws, registry, name)
-    if not refs:
-        return export(view, out)
-    labels = collect(view, refs[0].schema)
-    key = refs[0].schema.key
-
-    def more(batch: pa.RecordBatch) -> pa.RecordBatch:
-        table = attach(pa.table(batch), labels, key.name if key else None)
-        return table.combine_chunks().to_batches()[0] if table.num_rows else batch
-
-    return export(view, out, more=more)

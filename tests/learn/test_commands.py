@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from edgepack.cli.app import app
+from edgepack.fleet import sticks
 from support.learnworld import World, nature
 
 
@@ -41,6 +43,8 @@ def test_status_tells_devices_bundles_quality_and_what_is_due(returned: World) -
     code, text = plain(returned, "status", "--device", "press-1")
     assert code == 0
     assert "retraining of pump is due" in text
+    assert "last seen" in text
+    assert "2026-01-01 00:00" in text
     assert plain(returned, "status", "--device", "nobody")[0] == 70
 
 
@@ -66,6 +70,31 @@ def test_drift_has_an_exit_code_for_scripts(returned: World) -> None:
     code, text = plain(returned, "drift")
     assert code == 0
     assert "changed much" in text
+
+
+def test_drift_is_told_by_device_and_window(returned: World) -> None:
+    groups = run(returned, "drift", "--by", "device,month")["groups"]
+    assert [item["group"] for item in groups] == ["press-1 2024-01", "press-1 2024-02",
+                                                  "press-1 2024-03"]  # fmt: skip
+    code, text = plain(returned, "drift", "--by", "month")
+    assert (code, "2024-02" in text) == (0, True)
+    window = run(returned, "drift", "--since", "2024-02-01", "--until", "2024-03-01")
+    assert window["n"] == groups[1]["n"]
+    assert run(returned, "drift", "--by", "week", status=2)
+    assert run(returned, "drift", "--until", "2001-01-01", status=70)
+
+
+def test_status_says_what_waits_on_which_stick(returned: World) -> None:
+    clock, registry = returned.clock, returned.registry
+    clock.advance(60)
+    sticks.remember(registry, Path("/media/RED"), clock.wall_ns(), ["pump 1"], acks=False)
+    blue = Path("/media/BLUE")
+    sticks.remember(registry, blue, clock.wall_ns(), ["pump 2", "other 9"], acks=True)
+    (device,) = run(returned, "status")["devices"]
+    assert device["waits"] == ["on stick BLUE, synced 2026-01-01 00:01: pump 2, acknowledgements"]
+    for number in range(100):
+        sticks.remember(registry, Path(f"/media/{number}"), 0, [], acks=False)
+    assert len(sticks.notes(registry)) == sticks.MOST
 
 
 def test_drift_compares_two_files_anywhere(tmp_path) -> None:

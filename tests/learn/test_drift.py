@@ -17,10 +17,10 @@ from device_runtime.format.sketch import Histogram, Sketch
 from device_runtime.format.sketch import psi as plain_psi
 from edgepack.convert.feed import batch_of
 from edgepack.errors import DataError
+from edgepack.learn.actions import drift_of
 from edgepack.learn.counting import Counting, bins
 from edgepack.learn.drift import Slice, change, ks_p, of_table, psi_interval
 from edgepack.learn.files import of_files
-from edgepack.learn.state import drift_of
 from support.learnworld import World, nature
 
 EDGES = st.lists(

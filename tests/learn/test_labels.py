@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from device_runtime.format.schema import Schema
 from edgepack.errors import DataError
-from edgepack.learn.state import import_labels
+from edgepack.learn.actions import import_labels
 from edgepack.learn.survey import survey
 from edgepack.store.labels import attach, collect, key_text, record_ids, resolve
 from edgepack.store.truth import as_class, read_values

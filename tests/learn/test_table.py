@@ -271,7 +271,7 @@ def test_compacting_keeps_every_row_in_fewer_files(returned: World) -> None:
 
 
 def test_an_export_holds_rows_and_truth(returned: World, tmp_path) -> None:
-    from edgepack.learn.state import export_rows
+    from edgepack.learn.actions import export_rows
 
     out = tmp_path / "rows.parquet"
     assert export_rows(returned.ws, returned.registry, "pump", out) == 4000

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 
 from edgepack.errors import EvidenceError
+from edgepack.learn.actions import import_labels
 from edgepack.learn.quality import quality
 from edgepack.learn.queue import queue
 from edgepack.learn.retrain import retrain
-from edgepack.learn.state import import_labels, name_state
+from edgepack.learn.state import name_state
 from edgepack.learn.survey import survey
 from edgepack.store.labels import collect
 from support.learnworld import START, World
