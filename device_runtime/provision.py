@@ -11,7 +11,7 @@ from pathlib import Path
 from device_runtime.clock import SystemClock
 from device_runtime.device import Device
 from device_runtime.disk import RealDisk
-from device_runtime.errors import InputError, NotInitialisedError
+from device_runtime.errors import InputError, NotInitialisedError, RollbackError
 from device_runtime.format import words
 from device_runtime.home import Home, apply_kit, create_home, open_home
 from device_runtime.trust.kit import read_kit
@@ -49,14 +49,18 @@ def init(root: Path, file: Path, ask: Callable[[str], str]) -> Outcome:
         with home.lock():
             apply_kit(home, kit)
         text = f"took the policy of the newer kit on {home.card.name}"
-    installed = None
+    installed, note = None, ""
     if kit.bundle is not None:
         target = home.tmp / kit.bundle
         with Device.open(root) as device:
             kit.extract(disk, kit.bundle, target)
-            found = device.install(target)
-            disk.unlink(target)
-        installed = {"version": found.version, "digest": found.digest}
+            try:
+                found = device.install(target)
+                installed, note = {"version": found.version, "digest": found.digest}, found.note
+            except RollbackError as error:  # a newer kit may bring an older bundle
+                note = error.what
+            finally:
+                disk.unlink(target)
     card = home.card
     said = words.words(card.public.fingerprint)
     lines = [
@@ -64,8 +68,8 @@ def init(root: Path, file: Path, ask: Callable[[str], str]) -> Outcome:
         f"its words are: {said}",
         "the base shows the same words when it meets the device",
     ]
-    if installed:
-        lines.append(f"installed bundle {installed['version']} from the kit")
+    if note:
+        lines.append(f"the bundle in the kit: {note}")
     lines.append("next: edgepack-device sync STICK")
     result = {
         "device": card.name,
