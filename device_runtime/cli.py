@@ -104,7 +104,15 @@ def _init(options: Options) -> Outcome:
     from device_runtime import provision
 
     typed = options.fingerprint
-    return provision.init(_root(options), Path(options.kit), lambda text: typed or _ask(text))
+    kit = Path(_file(options.kit, "the kit that the base wrote for this device"))
+    return provision.init(_root(options), kit, lambda text: typed or _ask(text))
+
+
+def _file(path: str, what: str) -> str:
+    """Return where the file lies that a person named; a link is his to follow."""
+    if not os.path.isfile(path):
+        raise UsageError(f"there is no file {path}", next=f"give {what}")
+    return os.path.realpath(path)
 
 
 def _sync(options: Options) -> Outcome:
@@ -113,8 +121,8 @@ def _sync(options: Options) -> Outcome:
 
 
 def _install(options: Options) -> Outcome:
-    arguments = {"file": os.path.abspath(options.file), "retry": options.retry}
-    return _do(options, "install", arguments)
+    file = _file(options.file, "a signed bundle: NAME-VERSION.edgepack")
+    return _do(options, "install", {"file": file, "retry": options.retry})
 
 
 def _rollback(options: Options) -> Outcome:
@@ -244,7 +252,9 @@ def _notify(options: Options) -> Outcome:
 
 def _serve(options: Options) -> Outcome:
     from device_runtime import serve
+    from device_runtime.model.ortlib import one_heap
 
+    one_heap()
     with _device(options) as device:
         serve.run(device, socket_path=options.socket, port=options.port, quiet=options.json)
     return {"served": True}, ["stopped in order"], None

@@ -9,7 +9,6 @@ raised when PSI beyond chance exceeds its limit at two looks in a row (one look 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from device_runtime.errors import EdgepackError
@@ -257,9 +256,3 @@ def _dense(value: Any, profile: Profile) -> Sketch:
     sketch = Sketch.empty(profile)
     sketch.merge(Sketch.read(n, counts, flags))
     return sketch
-
-
-def worst(state: Mapping[str, Any]) -> tuple[str, float]:
-    """Return the name and PSI of what moved most, ("", 0) where nothing was counted."""
-    drift = state["drift"]
-    return (str(drift[0]["name"]), float(drift[0]["psi"])) if drift else ("", 0.0)

@@ -12,9 +12,9 @@ def test_the_places_in_the_table_are_right():
     """A wrong place would call something else: these have effects that can be seen."""
     library = ortlib.Library()
     options = library.make("CreateSessionOptions")
-    with pytest.raises(ModelLoadError, match=r"[Kk]ey"):
-        library.call("AddSessionConfigEntry", options, b"", b"1", error=ModelLoadError)
-    library.call("DisableCpuMemArena", options)
+    with ortlib.ReadOnly(b"no model at all") as (address, size):
+        with pytest.raises(ModelLoadError, match=r"[Pp]rotobuf"):
+            library.make("CreateSessionFromArray", library.env, address, size, options)
     library.release("SessionOptions", options)
     library.close()
     assert ortlib.installed_version() == library.version
