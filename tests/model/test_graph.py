@@ -1,7 +1,5 @@
 """The gate refuses what is broken or dangerous before onnxruntime sees a byte of it."""
 
-import time
-
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from device_runtime.errors import AdmissionError, ModelLoadError
 from device_runtime.format.manifest import Manifest
+from device_runtime.model import walk, wire
 from device_runtime.model.graph import admit, inspect_graph, minimal_onnxruntime
 from device_runtime.policy import Policy
 
@@ -224,10 +223,8 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_model_is_refused_with_the_reason(name):
     build, reason = HOSTILE[name]
-    started = time.monotonic()
     with pytest.raises(ModelLoadError, match=reason):
         inspect_graph(build().SerializeToString())
-    assert time.monotonic() - started < 2
 
 
 ADMITTED = {
@@ -345,7 +342,8 @@ def test_a_subgraph_hidden_in_a_second_short_field_is_refused():
         inspect_graph(data)
 
 
-def test_a_large_ensemble_is_walked_quickly():
+def test_a_large_ensemble_is_walked_in_few_steps(monkeypatch):
+    """Three million numbers and texts, unpacked: one step for each would take seconds."""
     n = 1_000_000
     node = helper.make_node(
         "TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml",
@@ -353,9 +351,17 @@ def test_a_large_ensemble_is_walked_quickly():
         nodes_modes=["BRANCH_LEQ"] * n,
     )  # fmt: skip
     data = model([node], domains=["ai.onnx.ml"]).SerializeToString()
-    started = time.monotonic()
+    steps = 0
+
+    def counted(*given):
+        nonlocal steps
+        for item in wire.items(*given):
+            steps += 1
+            yield item
+
+    monkeypatch.setattr(walk, "items", counted)
     assert inspect_graph(data).operators == ("ai.onnx.ml:TreeEnsembleRegressor",)
-    assert time.monotonic() - started < 2
+    assert steps < 200
 
 
 def _refused_or_described(data):
