@@ -158,11 +158,14 @@ def forget(
 def passphrase(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
     """Give every key that is here a new passphrase. Keys that are elsewhere keep theirs."""
     from edgepack.keys import ceremony
+    from edgepack.keys.ring import Ring, read_public
     from edgepack.workspace import NEW_ENVIRONMENT, ask_passphrase
 
     ws = _open(workspace)
     with ws.lock():
-        ring = _ring(ws)
+        read_public(ws.keys, ws.disk)
+        # Not `Ring.open`: the passphrase that is given may be that of one key which came back.
+        ring = Ring(ws.keys, ws.passphrase(), ws.disk)
         new = ask_passphrase("New passphrase: ", confirm=True, variable=NEW_ENVIRONMENT)
         outcome = ceremony.passphrase(ring, new)
         then = "edgepack backup: copies of keys/ that are made before open with the old one"

@@ -206,7 +206,8 @@ def sign(
     with ws.lock(), screen.step("signing"):
         signed = sign_file(ws, ring, path, clock=SystemClock(), force_time=force_time)
     if not signed.complete:
-        screen.line(f"half-signed: {signed.path}; still wanted: {', '.join(signed.missing)}")
+        missing = ", ".join(keyid[:16] for keyid in signed.missing)
+        screen.line(f"half-signed: {signed.path}; still missing: {missing}")
     else:
         screen.line(
             f"{signed.path.name}  {signed.size:,} bytes  version {signed.version}  "

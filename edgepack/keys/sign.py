@@ -105,6 +105,7 @@ def sign_file(ws: Any, ring: Ring, file: Path, *, clock: Clock, force_time: bool
         FormatError: Not a file that can be signed.
         ClockError: The time does not fit.
         KeyringError: Roots or keys are missing.
+        UsageError: Another bundle of that version is signed already.
     """
     disk: Disk = ws.disk
     root = roles.newest_root(ws)
@@ -129,6 +130,7 @@ def sign_file(ws: Any, ring: Ring, file: Path, *, clock: Clock, force_time: bool
             missing = keyids["release"]
         document = quorum.read_document(metadata["targets.json"], "targets.json", "targets")
         said = read_targets(document.signed)
+        _only_one(registry, said.name, said.version, document.digest)
         suffix = "edgepack" if complete else "half"
         path = ws.out / f"{said.name}-{said.version}.{suffix}"
         size = _write(disk, path, source, metadata, roles.roots(ws), extra)
@@ -141,6 +143,23 @@ def sign_file(ws: Any, ring: Ring, file: Path, *, clock: Clock, force_time: bool
             disk.unlink(path.with_suffix(".half"))
             registry.add_bundle(_row(ws, bundle, path, targets, clock))
     return Signed(path, said.name, said.version, document.digest, size, complete, missing)
+
+
+def _only_one(registry: Registry, name: str, version: int, digest: str) -> None:
+    """See to it that a version is signed once, also where another machine drew it.
+
+    Raises:
+        UsageError: Another bundle of that version is signed here.
+    """
+    known = {row.version: row.digest for row in registry.bundles(name)}
+    if known.get(version, digest) != digest:
+        raise UsageError(
+            f"another {name} {version} is signed already",
+            why="devices would take two bundles of one version for a fork",
+            next="draw versions on one machine only, and sign its file: edgepack keys sign FILE",
+        )
+    with registry.commit():
+        registry.saw_version(name, version)
 
 
 def _adopt(ws: Any, registry: Registry, source: Source, file: Path, clock: Clock) -> Signed:

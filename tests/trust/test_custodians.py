@@ -198,3 +198,27 @@ def test_a_bundle_that_the_other_custodian_completed_is_taken_over(
         assert [row.version for row in registry.bundles(NAME)] == [1]
     with pytest.raises(UsageError, match="signed already"):
         finish(base, done.path)
+
+
+def test_a_second_bundle_of_a_signed_version_is_never_made(base: Base, tmp_path: Path) -> None:
+    """The other custodian drew a version himself, which the base has drawn too."""
+    ours = base.publish(model=b"ours")
+    kept = ours.read_bytes()
+    other = split(base, tmp_path)
+    with Registry.open(other.ws.registry) as registry:
+        registry._db.execute("DELETE FROM bundles")  # his copy of the workspace is older
+        registry._db.execute("DELETE FROM versions")
+    half = other.publish(model=b"theirs")
+    assert half.name == "pump-1.half"
+    with pytest.raises(UsageError, match="another pump 1"):
+        finish(base, half)
+    assert ours.read_bytes() == kept
+    assert not (base.ws.out / half.name).exists()
+
+
+def test_a_version_that_was_half_signed_here_is_not_drawn_here(base: Base, tmp_path: Path) -> None:
+    other = split(base, tmp_path)
+    for _ in range(3):
+        half = base.publish()
+    finish(other, half)
+    assert other.publish().name == "pump-4.half"

@@ -19,6 +19,7 @@ from edgepack.fleet.kit import sign_kit, write_kit
 from edgepack.keys import ceremony
 from edgepack.registry import PlanRow, Registry
 from edgepack.workspace import Workspace
+from support import devicelab
 from support.attacks import split
 from support.trustsim import DISK, NAME, Base, document, pack, sign_document, unpack
 
@@ -176,7 +177,41 @@ def test_mistakes_at_the_base_are_named(base: Base, out: Path, tmp_path: Path) -
         write_kit(base.ws, base.ring, "nobody", out, clock=base.clock)
     with pytest.raises(UsageError):
         write(base, out, wheels=tmp_path)
+    with pytest.raises(UsageError, match="no file"):
+        write(base, out, bundle=tmp_path / "nosuch.edgepack")
+    for place in (tmp_path, tmp_path / "nosuch" / "sat-1.kit"):
+        with pytest.raises(UsageError, match="cannot be a file"):
+            write(base, place)
     assert not out.exists()
+
+
+def test_at_the_device_mistakes_are_one_line_and_a_newer_kit_may_bring_an_older_bundle(
+    base: Base, out: Path, tmp_path: Path
+) -> None:
+    home, bundles = tmp_path / "home", [devicelab.bundle(base), devicelab.bundle(base, 2.0)]
+    said = write(base, out, bundle=bundles[1])
+    for arguments, code in (
+        (("init", tmp_path / "nosuch.kit"), 2),
+        (("init", tmp_path), 2),
+        (("init", bundles[0], "--fingerprint", said), 10),
+        (("init", out, "--fingerprint", "gafo vula"), 40),
+    ):
+        done = devicelab.run(home, *arguments)
+        assert done.returncode == code
+        assert done.stderr.count(b"\n") == 1
+        assert not home.exists()
+    done = devicelab.run(home, "init", out, "--fingerprint", said)
+    assert done.returncode == 0, done.stderr
+    assert b"2 is installed and on trial" in done.stdout
+    again = write(base, out, bundle=bundles[0])
+    done = devicelab.run(home, "init", out, "--fingerprint", again)
+    assert done.returncode == 0, done.stderr
+    assert b"took the policy" in done.stdout
+    assert b"older" in done.stdout
+    link = tmp_path / "link.edgepack"
+    link.symlink_to(bundles[1])
+    assert devicelab.run(home, "install", tmp_path / "nosuch.edgepack").returncode == 2
+    assert b"installed already" in devicelab.run(home, "install", link).stdout
 
 
 def test_a_half_signed_kit_travels_to_the_other_custodian(

@@ -124,6 +124,7 @@ def test_the_passphrase_command(
     from edgepack.cli import keys
 
     base = Base.at(tmp_path / "ws")
+    shutil.copytree(base.ws.keys, tmp_path / "before")
     app = typer.Typer()
     keys.register(app)
 
@@ -139,6 +140,14 @@ def test_the_passphrase_command(
     monkeypatch.setenv("EDGEPACK_NEW_PASSPHRASE", NEW)
     code, said = run()
     assert (code, said["complete"]) == (0, True)
-    code, said = run()  # the old one does not open it any more
+    away = next(base.ws.keys.glob("targets-ml-dsa-*.key"))
+    old = next((tmp_path / "before").glob("targets-ml-dsa-*.key"))
+    shutil.copy(old, away)  # it was elsewhere meanwhile, and has the passphrase of then
+    code, said = run()
+    assert (code, "1 of 9 key files" in said["what"]) == (0, True)
+    code, said = run()  # nothing is left that has the old one
+    assert code == 2
+    monkeypatch.setenv("EDGEPACK_NEW_PASSPHRASE", "a third one")
+    code, said = run()
     assert code == 76
     assert Ring.open(base.ws.keys, NEW).identity()
