@@ -16,6 +16,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import IO
@@ -125,9 +126,8 @@ class Disk(Protocol):
 class _RealHandle:
     def __init__(self, fd: int) -> None:
         self._fd = fd
-
-    def write(self, data: bytes | bytearray | memoryview) -> int:
-        return os.write(self._fd, data)
+        # A function in C: the journal writes each row with it.
+        self.write: Callable[[bytes | bytearray | memoryview], int] = partial(os.write, fd)
 
     def sync(self) -> None:
         os.fdatasync(self._fd)
@@ -148,6 +148,7 @@ class _RealHandle:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+            self.write = partial(os.write, -1)  # the number may soon be another file's
 
 
 class RealDisk:

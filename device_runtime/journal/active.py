@@ -212,6 +212,7 @@ class Active:
             self._handle.close()
         except OSError:
             self.broken, self.limit = True, 0
+        self.write = self._handle.write  # what a closed file has: it refuses
 
 
 def short_write() -> OSError:

@@ -49,7 +49,7 @@ def one_row(active: Active, encoder: RowEncoder, wall_ns: Callable[[], int]) -> 
     """
     join, pack_head = b"".join, HEAD.pack
     fixed, get_texts, known = encoder.fixed, encoder.get_texts, encoder.known
-    encrypt, write, hash_ = active.encrypt, active.write, active.hash
+    encrypt, hash_ = active.encrypt, active.hash
     score_bytes, fixed_bytes = encoder.score_bytes, HEAD.size + 4 + encoder.fixed_bytes
     first, prefix, extra = active.header.first, active.prefix, FRAME.size + TAG
     whole: Form | None = None  # rows of this form have exactly these numbers, in this order
@@ -89,7 +89,7 @@ def one_row(active: Active, encoder: RowEncoder, wall_ns: Callable[[], int]) -> 
         active.offset, active.size = offset + 1, end
         done: Appended = _NEW(Appended, (first + offset, prefix, True))
         try:
-            if write(_CRC(crc32(data)) + data) == size:
+            if active.write(_CRC(crc32(data)) + data) == size:
                 return done
             raise short_write()
         except OSError:
