@@ -32,7 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under a time bound the `heavy` soak tests (fixed, minutes long) are left to the full run."""
+    """Order and choice of tests.
+
+    The whole story takes longest, so it starts first: a second worker has the rest to do meanwhile.
+    Under a time bound the `heavy` soak tests (fixed, minutes long) are left to the full run.
+    """
+    items.sort(key=lambda item: item.path.name != "test_story.py")
     if not config.getoption("--soak-seconds"):
         return
     heavy = [item for item in items if item.get_closest_marker("heavy")]
