@@ -92,8 +92,9 @@ def rotate(ws: Any, ring: Ring, role: str, *, clock: Clock, family: str = "") ->
     if role in FAMILIES:
         root = _newest(ws)
         stay = [key for key in roles.keys_of(root, role) if family and key.keytype != family]
-        drawn = _public_keys(ring.draw(role, now, (family,) if family else ()))
-        return _make_root(ws, ring, root, roles.Change({role: (*drawn, *stay)}), now)
+        with roles.named_or_gone(ws, ring):
+            drawn = _public_keys(ring.draw(role, now, (family,) if family else ()))
+            return _make_root(ws, ring, root, roles.Change({role: (*drawn, *stay)}), now)
     if role not in _OWN:
         raise UsageError(
             f"{role!r} cannot be rotated",
@@ -174,13 +175,14 @@ def revoke(ws: Any, ring: Ring, what: str, *, clock: Clock, stop: bool = False) 
             f"{matches[0][:16]} stands in no root: it signs no bundles",
             next="edgepack keys rotate journal; later: edgepack keys forget KEY",
         )
-    keys = {
-        role: _public_keys(ring.draw(role, now))
-        for role, keyids in current.items()
-        if matches[0] in keyids
-    }
-    change = roles.Change(keys, revoke_keys=frozenset(matches))
-    return _make_root(ws, ring, root, change, now)
+    with roles.named_or_gone(ws, ring):
+        keys = {
+            role: _public_keys(ring.draw(role, now))
+            for role, keyids in current.items()
+            if matches[0] in keyids
+        }
+        change = roles.Change(keys, revoke_keys=frozenset(matches))
+        return _make_root(ws, ring, root, change, now)
 
 
 def forget(ws: Any, ring: Ring, what: str) -> Outcome:

@@ -92,6 +92,10 @@ class Ring:
         self.passphrase = Passphrase(passphrase)
         self._secrets: dict[Path, bytes] = {}
         keyfile.settle(folder, disk)
+        self.look()
+
+    def look(self) -> None:
+        """See which key files are here."""
         self.keys = key_files(self.folder, self.disk)
 
     @classmethod
@@ -222,7 +226,7 @@ class Ring:
         for kind, keyid, public, secret in drawn:
             fields = {"role": role, "kind": kind, "id": keyid, "public": public, "created": now}
             keyfile.write_key(self.disk, self.folder, self.passphrase.seal(fields, secret, salt))
-        self.keys = key_files(self.folder, self.disk)
+        self.look()
         made = [keyid for _, keyid, _, _ in drawn]
         return tuple(sorted((k for k in self.keys if k.id in made), key=lambda k: made.index(k.id)))
 
@@ -232,7 +236,7 @@ class Ring:
             if key.id == keyid:
                 self.disk.unlink(key.path)
         self.disk.fsync_dir(self.folder)
-        self.keys = key_files(self.folder, self.disk)
+        self.look()
 
     def secret(self, key: KeyFile) -> bytes:
         """Decrypt a private key.

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -250,6 +251,21 @@ def save_root(ws: Folders, metadata: Metadata[Root], previous: bytes | None) -> 
     write_durable(ws.disk, complete, data, 0o644)
     ws.disk.unlink(half)
     return complete, True
+
+
+@contextmanager
+def named_or_gone(ws: Folders, ring: Ring) -> Iterator[None]:
+    """Where a block fails, remove the keys that it drew, unless a root names them already."""
+    before = {key.id for key in ring.keys}
+    try:
+        yield
+    except BaseException:
+        ring.look()
+        named = b"".join(ws.disk.read(ws.metadata / name) for name in ws.disk.list(ws.metadata))
+        for key in ring.keys:
+            if key.id not in before and key.id.encode() not in named:
+                ring.destroy(key.id)
+        raise
 
 
 def signing_keyids(previous: bytes | None, new: bytes) -> tuple[str, ...]:

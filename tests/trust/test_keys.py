@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import typer
 
 from device_runtime import policy as policies
 from device_runtime.crypt import unwrap_key, wrap_key
+from device_runtime.disk import RealDisk
 from device_runtime.errors import UsageError
 from device_runtime.trust import quorum
 from edgepack.errors import KeyringError
@@ -111,6 +113,44 @@ def test_every_role_can_be_rotated_and_the_next_bundle_installs(base: Base) -> N
         device.install(base.publish())
     with pytest.raises(UsageError, match="cannot be rotated"):
         base.rotate("nonsense")
+
+
+def test_a_rotation_that_fails_leaves_no_keys_behind(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(base.ws.keys.iterdir())
+    create = RealDisk.create
+
+    def stops(what: str, after: int) -> Callable[..., Any]:
+        times = iter(range(after + 1))
+
+        def refuse(disk: RealDisk, path: Path, mode: int = 0o600) -> Any:
+            if what in str(path) and next(times, None) is None:
+                raise KeyboardInterrupt
+            return create(disk, path, mode)
+
+        return refuse
+
+    for what, after in (("root.json", -1), ("targets", -1), ("targets", 0)):
+        monkeypatch.setattr(RealDisk, "create", stops(what, after))
+        with pytest.raises(KeyboardInterrupt):
+            base.rotate("targets")
+        assert sorted(base.ws.keys.iterdir()) == before
+        assert max(roles.roots(base.ws)) == 1
+    monkeypatch.setattr(RealDisk, "create", create)
+    unlink = RealDisk.unlink
+
+    def tidy(disk: RealDisk, path: Path) -> None:
+        if path.suffix == ".half":  # the root is there already
+            raise KeyboardInterrupt
+        unlink(disk, path)
+
+    monkeypatch.setattr(RealDisk, "unlink", tidy)
+    with pytest.raises(KeyboardInterrupt):
+        base.rotate("targets")
+    monkeypatch.undo()
+    assert max(roles.roots(base.ws)) == 2
+    assert base.device().install(base.publish()).root_version == 2
 
 
 def test_keys_that_are_out_of_use_can_be_destroyed_and_no_others(base: Base) -> None:
