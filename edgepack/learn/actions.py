@@ -21,7 +21,7 @@ from edgepack.learn.survey import survey
 from edgepack.recipe import load_recipe
 from edgepack.registry import Registry
 from edgepack.store.label_files import keep
-from edgepack.store.labels import attach, collect
+from edgepack.store.labels import attach, collect, plain
 from edgepack.store.view import View
 from edgepack.tables import moment
 from edgepack.workspace import Workspace
@@ -91,17 +91,19 @@ def import_labels(
     """
     recipe = load_recipe(ws.recipe_folder(name))
     hidden = recipe.key is not None and recipe.journal.get(recipe.key) in ("hash", "drop")
+    refs = references(ws, registry, name)
+    schema = refs[0].schema if refs else None
     kept = keep(
         ws,
         name,
         path,
         key=None if hidden else recipe.key,
+        key_dtype=schema.key.dtype if schema and schema.key else "string",
         targets=recipe.target,
         observed=clock.wall_ns(),
     )
-    refs = references(ws, registry, name)
     view = View(ws, registry, name)
-    labels = collect(view, refs[0].schema if refs else None)
+    labels = collect(view, schema)
     notes = []
     if hidden and kept.by == "key":
         notes.append(
@@ -113,11 +115,17 @@ def import_labels(
     if kept.empty:
         notes.append(f"{kept.empty:,} lines without id or value were left out")
     matched = held = 0
-    if refs:
-        found = survey(view, labels, refs[0].schema)
+    shown = {plain(ref) for ref in kept.refs}
+    if schema:
+        found = survey(view, labels, schema)
         matched, held = found.labelled.num_rows, found.held
-    wrong = [item for item in labels.wrong if item[0] in kept.refs]
-    conflicts = [item for item in labels.conflicts if item.ref in kept.refs]
+        waiting = [ref for ref in labels.ref.take(found.waiting).to_pylist() if ref in kept.refs]
+        if waiting:
+            some = ", ".join(plain(ref, 60) for ref in waiting[:3])
+            notes.append(f"{len(waiting):,} of these name no row that is home ({some}): they wait")
+    said = {plain(value) for value in kept.values}
+    wrong = [item for item in labels.wrong if item[0] in shown and item[1] in said]
+    conflicts = [item for item in labels.conflicts if item.ref in shown]
     notes += _some([f"not used: {value!r} for {ref} {why}" for ref, value, why in wrong])
     notes += _some(
         [

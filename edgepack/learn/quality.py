@@ -146,12 +146,13 @@ class Quality:
         }
 
 
-def quality(found: Survey, *, intervals: bool = True) -> Quality:
+def quality(found: Survey, *, intervals: bool = True, now_ns: int | None = None) -> Quality:
     """Say how good the answers were.
 
     Args:
         found: Of the returned rows; with the input columns where spots are wanted.
         intervals: Whether to draw bootstrap intervals for versions and devices.
+        now_ns: The base's clock: labels that are dated after it have no delay.
     """
     schema, table = found.schema, found.labelled
     rows = answered(table, schema)
@@ -181,10 +182,10 @@ def quality(found: Survey, *, intervals: bool = True) -> Quality:
         devices=by_device,
         months=by_month,
         coverage=_coverage(found, version),
-        delay_s=_delay(table),
+        delay_s=_delay(table, now_ns),
         calibration={v: made for v in versions if (made := calibration(rows, version == v))},
         spots=weak_spots(table.filter(pa.array(newest)), rows.part(newest), schema),
-        warnings=tuple(_warnings(found, version)),
+        warnings=tuple(_warnings(found, version, now_ns)),
     )
 
 
@@ -209,8 +210,10 @@ def _coverage(found: Survey, version: Array) -> dict[int, tuple[int, int]]:
     return {v: (int((version == v).sum()), n) for v, n in sorted(rows.items())}
 
 
-def _delay(table: pa.Table) -> tuple[float, float] | None:
-    seconds = table.column("_truth_delay_s").drop_null().to_numpy()
+def _delay(table: pa.Table, now_ns: int | None) -> tuple[float, float] | None:
+    seconds = numbers(table.column("_truth_delay_s").combine_chunks())
+    said = numbers(table.column("_wall").combine_chunks()) / 1e9 + seconds
+    seconds = seconds[~np.isnan(seconds) & ((now_ns is None) | (said <= (now_ns or 0) / 1e9 + 1))]
     if not len(seconds):
         return None
     middle, late = np.quantile(seconds, [0.5, 0.9])
@@ -317,7 +320,7 @@ def _spots(
 # --- what the figures do not show ------------------------------------------------------------
 
 
-def _warnings(found: Survey, version: Array) -> Iterable[str]:
+def _warnings(found: Survey, version: Array, now_ns: int | None) -> Iterable[str]:
     labels = found.labels
     if not found.rows:
         yield "no rows are home: nothing can be said"
@@ -336,9 +339,11 @@ def _warnings(found: Survey, version: Array) -> Iterable[str]:
         )
     if found.held:
         yield f"{found.held:,} labels wait for rows that are not home"
-    early = int(np.count_nonzero(labels.observed > 0) - _with_delay(found.labelled))
-    if early > 0 and found.labelled.num_rows:
-        yield f"{early:,} labels are dated before their rows: no delay is counted for them"
+    if found.early:
+        yield f"{found.early:,} labels are dated before their rows: no delay is counted for them"
+    ahead = int(np.count_nonzero(labels.observed > now_ns)) if now_ns is not None else 0
+    if ahead:
+        yield f"{ahead:,} labels are dated in the future: no delay is counted for them"
     if labels.new_classes:
         some = list(labels.new_classes.items())[:5]
         names = ", ".join(f"{plain(name, 60)} ({n:,})" for name, n in some)
@@ -348,10 +353,6 @@ def _warnings(found: Survey, version: Array) -> Iterable[str]:
         truth = pc.count_distinct(found.labelled.column("_truth")).as_py()
         if truth == 1:
             yield "all labels name one class: AUC cannot be told"
-
-
-def _with_delay(table: pa.Table) -> int:
-    return int(table.num_rows - table.column("_truth_delay_s").null_count)
 
 
 def _not_at_random(found: Survey) -> Iterable[str]:

@@ -226,7 +226,7 @@ def name_state(
     labels = collect(view, refs[0].schema)
     columns = [column.name for column in refs[0].schema.fed]
     found = survey(view, labels, refs[0].schema, columns)
-    judged = quality(found)
+    judged = quality(found, now_ns=clock.wall_ns())
     compared = same_rows(refs, found) if same else None
     drifts = tuple(of_table(view, refs, Slice()).values())
     latest = drifts[:1]

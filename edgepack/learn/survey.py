@@ -39,6 +39,8 @@ class Survey:
         rows: All rows.
         invalid: Rows that did not fit the schema.
         used: Labels that found a row.
+        waiting: Places of those that found none.
+        early: Rows whose label is dated before them.
         labels: Every label.
         arrivals: In which order rows without a time were made; None where they have one.
     """
@@ -51,6 +53,8 @@ class Survey:
     rows: int
     invalid: int
     used: int
+    waiting: Array
+    early: int
     labels: Labels
     arrivals: Arrivals | None
 
@@ -88,7 +92,7 @@ def survey(
     kept: list[pa.Table] = []
     totals: Counter[tuple[int, str, str]] = Counter()
     grid: Counter[tuple[str, str]] = Counter()
-    rows = invalid = 0
+    rows = invalid = early = 0
     used = np.zeros(len(labels), bool)
     where = None if upto is None else ds.field("_serial") <= upto
     for returned in view.batches(names, where):
@@ -105,6 +109,8 @@ def survey(
             hit = pa.table(batch).filter(pa.array(at >= 0))
             if hit.num_rows:
                 kept.append(attach(hit, labels, key))
+                said = labels.observed[at[at >= 0]]
+                early += int(((said > 0) & (said < numbers(hit.column("_wall"), np.int64))).sum())
     months: Counter[str] = Counter()
     for (_, month), n in grid.items():
         months[month] += n
@@ -120,6 +126,8 @@ def survey(
         rows=rows,
         invalid=invalid,
         used=int(used.sum()),
+        waiting=np.flatnonzero(~used),
+        early=early,
         labels=labels,
         arrivals=None if time else Arrivals.of(view.registry, upto),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from device_runtime.crypt import sha256
 from device_runtime.disk import write_durable
 from edgepack.errors import DataError, StoreError
+from edgepack.store.truth import key_text
 from edgepack.workspace import Workspace
 
 SCHEMA = pa.schema(
@@ -40,6 +41,7 @@ class Kept:
         empty: Lines without id or value, left out.
         again: Whether the same content was imported before.
         refs: What they name.
+        values: What they say, each once.
     """
 
     rows: int
@@ -48,6 +50,7 @@ class Kept:
     empty: int
     again: bool
     refs: frozenset[str]
+    values: frozenset[str]
 
 
 def keep(
@@ -56,6 +59,7 @@ def keep(
     path: Path,
     *,
     key: str | None,
+    key_dtype: str = "string",
     targets: Sequence[str] = (),
     observed: int,
 ) -> Kept:
@@ -67,6 +71,7 @@ def keep(
         path: CSV, NDJSON or Parquet with an id column (`record`, the key's own name, or `key`) and
             a value column (the target's own name, `value`, `label` or `truth`); `source` optional.
         key: Name of the recipe's key column.
+        key_dtype: Its type in the newest bundle: `7.0` names 7 where keys are whole numbers.
         targets: Names of the target.
         observed: When it became known: nanoseconds by the base's clock.
 
@@ -76,9 +81,13 @@ def keep(
     table = read_file(path, words=True)
     by, ref = _pick(table, {"record": _RECORD, "key": (*([key] if key else []), "key", "id")}, path)
     _, value = _pick(table, {"value": (*targets, *_VALUE)}, path)
-    refs, values = as_text(table.column(ref)), as_text(table.column(value))
+    refs, values = _words(table, ref, path), _words(table, value, path)
+    if by == "record" or key_dtype != "string":
+        refs = pc.utf8_trim_whitespace(refs)
+    if by == "key" and "int" in key_dtype:
+        refs = pc.replace_substring_regex(refs, r"^([+-]?[0-9]+)\.0*$", r"\1")
     good = pc.and_(_filled(refs), _filled(values))
-    source = as_text(table.column("source")) if "source" in table.column_names else None
+    source = _words(table, "source", path) if "source" in table.column_names else None
     rows = pa.table(
         {
             "_device": pa.array([""] * table.num_rows, pa.string()),
@@ -93,18 +102,30 @@ def keep(
     if not rows.num_rows:
         raise DataError(f"{path} holds no label", next=f"it needs {ref} and {value} in each line")
     empty = table.num_rows - rows.num_rows
-    named = frozenset(rows.column("ref").to_pylist())
-    digest = sha256(*(repr(rows.column(n).to_pylist()).encode() for n in ("ref", "by", "value")))
+    said = tuple(frozenset(rows.column(n).unique().to_pylist()) for n in ("ref", "value"))
+    digest = _digest(rows)
     for old in files(ws, name):
-        if old.stem.endswith(digest.hex()[:16]):
-            return Kept(rows.num_rows, by, _number(old), empty, True, named)
+        if old.stem.endswith(digest):
+            return Kept(rows.num_rows, by, _number(old), empty, True, *said)
     number = max((_number(old) for old in files(ws, name)), default=0) + 1
     folder = ws.labels / name
     ws.disk.mkdir(folder)
     out = io.BytesIO()
     pq.write_table(rows, out, compression="zstd")
-    write_durable(ws.disk, folder / f"{number:06d}-{digest.hex()[:16]}.parquet", out.getvalue())
-    return Kept(rows.num_rows, by, number, empty, False, named)
+    write_durable(ws.disk, folder / f"{number:06d}-{digest}.parquet", out.getvalue())
+    return Kept(rows.num_rows, by, number, empty, False, *said)
+
+
+def _digest(rows: pa.Table) -> str:
+    """Return 16 hex characters of what the labels say, a piece at a time."""
+    digest = hashlib.sha256()
+    for name in ("ref", "by", "value"):
+        lead = b"["
+        for batch in rows.select([name]).to_batches(100_000):
+            digest.update(lead + repr(batch.column(0).to_pylist())[1:-1].encode())
+            lead = b", "
+        digest.update(b"]")
+    return digest.hexdigest()[:16]
 
 
 def files(ws: Workspace, name: str) -> list[Path]:
@@ -156,32 +177,65 @@ def read_file(path: Path, *, words: bool = False) -> pa.Table:
 
     try:
         if path.suffix == ".parquet":
-            return pq.read_table(path)
-        if path.suffix in (".ndjson", ".jsonl", ".json"):
-            return json.read_json(path)
-        if not words:
-            return csv.read_csv(path)
-        kinds = {name: pa.string() for name in csv.open_csv(path).schema.names}
-        options = csv.ConvertOptions(column_types=kinds, strings_can_be_null=True)
-        return csv.read_csv(path, convert_options=options)
+            table = pq.read_table(path)
+        elif path.suffix in (".ndjson", ".jsonl", ".json"):
+            table = json.read_json(path)
+        else:
+            options = csv.ConvertOptions()
+            if words:
+                kinds = {name: pa.string() for name in csv.open_csv(path).schema.names}
+                options = csv.ConvertOptions(
+                    column_types=kinds, strings_can_be_null=True, null_values=[""]
+                )
+            table = csv.read_csv(path, convert_options=options)
     except FileNotFoundError:
         raise DataError(f"there is no file {path}", next="check the name") from None
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"{path} cannot be read: {reason}", next="give CSV, NDJSON or Parquet"
-        ) from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
+        reason, help_ = _why(path, " ".join(str(error).split()))
+        raise DataError(f"{path} cannot be read: {reason}", next=help_) from None
+    names = table.column_names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{path} has two columns {twice[0]}", next="leave one of them out")
+    return table
+
+
+def _why(path: Path, reason: str) -> tuple[str, str]:
+    """Return the reason in words that help, and what to do."""
+    kinds, utf8 = "give CSV, NDJSON or Parquet", "save it as UTF-8"
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+                return "it is UTF-16", utf8
+    if "UTF8" in reason:
+        return "it is not UTF-8", utf8
+    if "straddling" in reason or "cannot infer number of columns" in reason:
+        return "a line is longer than 1 MB", "is it the right file? Each label is a line of its own"
+    return reason[:200], kinds
 
 
 def as_text(column: Any) -> pa.Array:
-    """Return a column as text: whole numbers without a point, bools as true and false."""
+    """Return a column as text: whole numbers without a point, bools as true and false.
+
+    Raises:
+        pyarrow.ArrowException: Its values are no text and no numbers.
+    """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if pa.types.is_floating(array.type):
-        numbers = pc.if_else(pc.is_nan(array), None, array).to_pylist()
-        return pa.array([None if v is None else f"{v:.17g}" for v in numbers], pa.string())
+        return key_text(pc.if_else(pc.is_nan(array), None, array))
     return array.cast(pa.string())
+
+
+def _words(table: pa.Table, name: str, path: Path) -> pa.Array:
+    try:
+        return as_text(table.column(name))
+    except pa.ArrowException:
+        kind = table.column(name).type
+        raise DataError(
+            f"column {name} of {path} holds {kind}", next="give one word or number in each line"
+        ) from None
 
 
 def _filled(texts: pa.Array) -> pa.Array:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from device_runtime.format.schema import Schema
-from edgepack.store.truth import Reading, read_values
+from edgepack.store.truth import Reading, key_text, read_values
 from edgepack.store.view import View
 
 RECORD = (
@@ -226,15 +226,6 @@ def attach(rows: pa.Table, labels: Labels, key: str | None) -> pa.Table:
         .append_column("_truth_source", labels.source.take(take))
         .append_column("_truth_delay_s", pa.array(delay, mask=none | (observed <= 0) | (delay < 0)))
     )
-
-
-def key_text(values: pa.Array) -> pa.Array:
-    """Return keys as the text that labels name them by."""
-    if pa.types.is_floating(values.type):
-        whole = pc.cast(values, pa.int64(), safe=False)
-        same = pc.equal(pc.cast(whole, values.type), values)
-        return pc.if_else(same, whole.cast(pa.string()), values.cast(pa.string()))
-    return values if pa.types.is_string(values.type) else values.cast(pa.string())
 
 
 def record_ids(rows: pa.RecordBatch | pa.Table) -> pa.Array:

@@ -59,6 +59,15 @@ def read_values(texts: pa.Array, schema: Schema | None) -> Reading:
     return Reading(truth, why, dict(rows), names)
 
 
+def key_text(values: pa.Array) -> pa.Array:
+    """Return keys as the text that labels name them by."""
+    if pa.types.is_floating(values.type):
+        whole = pc.cast(values, pa.int64(), safe=False)
+        same = pc.equal(pc.cast(whole, values.type), values)
+        return pc.if_else(same, whole.cast(pa.string()), values.cast(pa.string()))
+    return values if pa.types.is_string(values.type) else values.cast(pa.string())
+
+
 def as_number(text: str | None) -> float | None:
     """Return the finite number in a text, or None."""
     try:

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from device_runtime.format.schema import Schema
 from edgepack.errors import DataError
 from edgepack.learn.actions import import_labels
+from edgepack.learn.state import name_state
 from edgepack.learn.survey import survey
+from edgepack.store.label_files import read_file
 from edgepack.store.labels import attach, collect, key_text, record_ids, resolve
 from edgepack.store.truth import as_class, read_values
 from support.learnworld import World, nature
@@ -204,19 +206,63 @@ def test_a_file_of_hostile_labels_gives_one_line_each_and_the_rest_counts(return
     ("name", "text"),
     [
         ("none.csv", None), ("columns.csv", "a,b\n1,2\n"), ("empty.csv", "record,value\n"),
-        ("bad.parquet", "no parquet"), ("bad.ndjson", "{"),
+        ("bad.parquet", "no parquet"), ("bad.ndjson", "{"), ("nothing.csv", ""),
+        ("twice.csv", "record,value,value\n1,a,b\n"), ("list.ndjson", '{"key": 1, "value": [1]}'),
+        ("wide.csv", "key,value\n1,true\n".encode("utf-16")),
+        ("latin.csv", b"key,value\n1,caf\xe9\n"), ("ragged.csv", "key,value\n1,true\n2\n"),
+        ("long.csv", "key,value\n" + "x" * 3_000_000 + ",true\n"), ("one.csv", "x" * 3_000_000),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_read_is_refused_in_one_line(
-    world: World, name: str, text: str | None
+    world: World, name: str, text: str | bytes | None
 ) -> None:
     path = world.folder / name
     if text is not None:
-        path.write_text(text)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError) as caught:
         import_labels(world.ws, world.registry, "pump", path, world.clock)
-    assert "\n" not in caught.value.line()
+    line = caught.value.line()
+    assert "\n" not in line
+    assert len(line) < 400
+    assert caught.value.next
     assert not list(world.ws.labels.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    "text", ["\ufeffserial,worn\r\n{}.0,true\r\n", "serial,worn\n {} , TRUE \n"]
+)
+def test_a_spreadsheet_may_have_touched_the_ids(returned: World, text: str) -> None:
+    serial = int(returned.frame["serial"][7])
+    path = returned.folder / "touched.csv"
+    path.write_text(text.format(serial), newline="")
+    done = import_labels(returned.ws, returned.registry, "pump", path, returned.clock)
+    assert (done["labels"], done["held"], done["wrong"]) == (1, 0, 0)
+    path.write_text("serial,worn\n987654321987,true\nseven,true\n")
+    done = import_labels(returned.ws, returned.registry, "pump", path, returned.clock)
+    assert "2 of these name no row that is home (987654321987, seven)" in done["notes"][0]
+    lines = name_state(returned.ws, returned.registry, "pump", returned.clock).lines()
+    assert not any("dated before" in line for line in lines)
+
+
+def test_a_class_may_be_called_na(tmp_path) -> None:
+    path = tmp_path / "na.csv"
+    path.write_text("record,value\n1,NA\n2,null\n3,\n")
+    assert read_file(path, words=True)["value"].to_pylist() == ["NA", "null", None]
+
+
+def test_labels_from_the_future_are_counted_without_a_delay(world: World) -> None:
+    frame = nature(3, 60, 5, first=31)
+    device = world.device()
+    ids = device.predict(frame)
+    device.label(ids[:40], frame["worn"].tolist()[:40])
+    world.clock.advance(10**9)  # its clock jumps by thirty years, and back
+    device.label(ids[40:], frame["worn"].tolist()[40:])
+    world.clock.advance(-(10**9))
+    device.come_home()
+    world.catch_up()
+    found = name_state(world.ws, world.registry, "pump", world.clock).quality
+    assert any("20 labels are dated in the future" in line for line in found.warnings)
+    assert max(found.delay_s) < 1
 
 
 def test_a_label_dated_before_its_row_has_no_delay(schema: Schema) -> None:
