@@ -15,6 +15,7 @@ from edgepack.learn.survey import Survey
 
 TOP_COLUMNS = 6  # lines that one plot can still tell apart
 MOST_BARS = 14
+MOST_DEVICES = 30  # those that moved most
 MOST_MONTHS = 36  # those with the most rows: a lying clock may name any number of others
 
 
@@ -270,6 +271,30 @@ def drift_by_column(found: Drift) -> Figure:
                  f"{c.ks:.4f}", f"{c.missing[0]:.1%}", f"{c.missing[1]:.1%}", f"{c.unseen:.1%}",
                  f"{c.n:,}", c.words]
                 for c in changes
+            ],
+        ),
+    )  # fmt: skip
+
+
+def drift_by_device(devices: Sequence[tuple[str, Drift]]) -> Figure | None:
+    """PSI of the input that moved most, of each device."""
+    found = [(name, item.n, item.worst) for name, item in devices if item.worst]
+    if len(found) < 2:
+        return None
+    found.sort(key=lambda item: (not item[2].sure, -item[2].excess))
+    rows = [(f"{name}: {c.name}", c.psi, c.low, c.high) for name, _, c in found[:MOST_DEVICES]]
+    limits = [(CHANGED, "changed"), (CHANGED_MUCH, "much")]
+    return Figure(
+        "Drift by device",
+        "Of each device the input that moved most since training. One device that stands out looks "
+        "at something else than the others, or has a sensor that fails.",
+        _both(lambda w: svg.intervals(rows, title="PSI", zero=True, limits=limits, width=w)),
+        Table(
+            ["device", "input", "PSI", "95 %", "KS", "rows", "reads"],
+            [
+                [name, c.name, f"{c.psi:.4f}", f"{c.low:.3f} to {c.high:.3f}", f"{c.ks:.4f}",
+                 f"{n:,}", c.words]
+                for name, n, c in found
             ],
         ),
     )  # fmt: skip

@@ -9,8 +9,11 @@ from edgepack.report.figures import Figure, Table
 
 
 def e(value: object) -> str:
-    """Escape a value."""
-    return escape("-" if value is None else str(value), quote=True)
+    """Escape a value; what cannot be printed (also what turns the direction) is shown as such."""
+    text = "-" if value is None else str(value)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return escape(text, quote=True)
 
 
 def table(data: Table, *, text: Sequence[int] = (), label: str = "") -> str:
@@ -19,7 +22,7 @@ def table(data: Table, *, text: Sequence[int] = (), label: str = "") -> str:
     Args:
         data: Columns and rows; cells are escaped unless they are `Raw`.
         text: Columns that hold words: left-aligned, wrapped.
-        label: For screen readers.
+        label: Its caption, for screen readers: what stands above says the same.
     """
     head = "".join(
         f'<th scope="col"{_text(i, text)}>{e(name)}</th>' for i, name in enumerate(data.columns)
@@ -30,9 +33,9 @@ def table(data: Table, *, text: Sequence[int] = (), label: str = "") -> str:
         + "</tr>"
         for row in data.rows
     )
-    name = f' aria-label="{e(label)}"' if label else ""
+    name = f"<caption>{e(label)}</caption>" if label else ""
     return (
-        f'<div class="scroll" tabindex="0"><table{name}><thead><tr>{head}</tr></thead>'
+        f'<div class="scroll" tabindex="0"><table>{name}<thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
 

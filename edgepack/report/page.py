@@ -17,6 +17,7 @@ from edgepack.fleet.overview import events
 from edgepack.learn.drift import Drift, Slice, of_table
 from edgepack.learn.reference import Reference
 from edgepack.learn.state import NameState, State, state
+from edgepack.learn.survey import UNDATED
 from edgepack.registry import Registry
 from edgepack.report import figures
 from edgepack.report.figures import Table, word
@@ -214,10 +215,10 @@ class Page:
                 + bullets([s.text for s in found.spots])
             )
         if found.delay_s:
-            middle, late = (value / 86_400 for value in found.delay_s)
+            middle, late = (_span(value) for value in found.delay_s)
             parts.append(
-                f'<p class="muted">Labels come {middle:.1f} days after their row (median); nine of '
-                f"ten within {late:.1f}.</p>"
+                f'<p class="muted">Labels come {middle} after their row (median); nine of ten '
+                f"within {late}.</p>"
             )
         if item.proposals:
             rows = [
@@ -225,7 +226,8 @@ class Page:
                 for p in reversed(item.proposals)
             ]
             columns = ["proposal", "state", "candidate", "what it showed"]
-            parts.append("<h3>Proposals</h3>" + table(Table(columns, rows), text=(1, 3)))
+            made = table(Table(columns, rows), text=(1, 3), label="Proposals")
+            parts.append("<h3>Proposals</h3>" + made)
         return "".join(parts)
 
     def _named(self, text: str) -> str:
@@ -246,16 +248,23 @@ class Page:
         )
         return (
             figure(figures.drift_by_column(latest))
-            + figure(figures.drift_over_time(self._by_month(item)))
+            + figure(figures.drift_over_time(self._apart(item, "month")))
+            + figure(figures.drift_by_device(self._apart(item, "device")))
             + f"<p>Flagged on the devices, share of rows: {e(flags or 'nothing')}.</p>"
             + f'<h3>Distributions: at training and now</h3><div class="grid">{grid}</div>'
         )
 
-    def _by_month(self, item: NameState) -> list[tuple[str, Drift]]:
+    def _apart(self, item: NameState, by: str) -> list[tuple[str, Drift]]:
+        """Return the newest bundle's drift by `month` or `device`."""
+        names = {device.id: device.name for device in self.state.fleet.devices}
         view = View(self.ws, self.registry, item.name)
         newest = [ref for ref in item.refs if any(_of(ref, drift) for drift in item.drifts[:1])]
-        parts = of_table(view, newest, Slice(), by=("month",))
-        return [(key[1], drift) for key, drift in sorted(parts.items()) if key[1] != "undated"]
+        parts = of_table(view, newest, Slice(), by=(by,))
+        return [
+            (names.get(key[1], key[1]), drift)
+            for key, drift in sorted(parts.items())
+            if key[1] != UNDATED
+        ]
 
     # --- bundles -----------------------------------------------------------------------------
 
@@ -333,6 +342,7 @@ class Page:
             + table(
                 Table(["device", "what", "device's clock", "facts"], rows[-EVENTS:][::-1]),
                 text=(0, 1, 3),
+                label="Events",
             )
         )
 
@@ -356,6 +366,13 @@ def _when(ns: int) -> str:
         return pd.Timestamp(ns, unit="ns").strftime("%Y-%m-%d %H:%M") if ns else "-"
     except (ValueError, OverflowError):
         return "?"
+
+
+def _span(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 def _is_hash(value: object) -> bool:

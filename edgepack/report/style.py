@@ -40,6 +40,7 @@ table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:ta
 th,td{padding:5px 10px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th:first-child,td:first-child,td.text,th.text{text-align:left}
 td.text{white-space:normal}td.text:last-child{min-width:34ch}td:first-child{min-width:11ch}
+caption{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 th{color:var(--muted);font-weight:600}
 summary{cursor:pointer;color:var(--s1);margin-top:8px;font-size:13px}
 .badge{display:inline-block;border-radius:999px;padding:0 9px;border:1px solid currentColor;

@@ -19,6 +19,9 @@ VOID = {"meta", "link", "line", "rect", "circle", "polyline", "polygon", "br"}
 SHOTS = Path("build/report")
 
 
+EVIL = "\"'><script>alert(1)</script>\x1b[2J\u202e" + '" onload="alert(2)'
+
+
 class Balance(HTMLParser):
     """Every element is closed where it should be."""
 
@@ -44,9 +47,12 @@ class Balance(HTMLParser):
 def page(returned: World) -> Path:
     evil = returned.device("press-2")
     frame = nature(5, 300, 9, first=70)
-    frame["site"] = "<script>alert(1)</script>"
-    evil.predict(frame)
-    evil.open().append_event("alarm", {"text": "<img src=x onerror=alert(1)>"})
+    frame["site"] = EVIL
+    ids = evil.predict(frame)
+    evil.label(ids[:9], [EVIL] * 9)
+    evil.open().append_event("alarm", {"text": f"<img src=x onerror=alert(1)>{EVIL}"})
+    evil.open().append_event(EVIL, {})
+    returned.registry.alarm("fork", "", "x", EVIL, 0)
     evil.come_home()
     returned.catch_up()
     out = returned.folder / "report.html"
@@ -63,6 +69,8 @@ def test_the_page_is_whole_escaped_and_loads_nothing(page: Path) -> None:
     assert parser.open == []
     assert "<script" not in text
     assert "<img" not in text
+    assert not [k for k, _ in parser.attributes if k.startswith("on")]
+    assert not set(text) & set("\x1b\x00\u202e")
     addresses = [v for k, v in parser.attributes if k in ("src", "href", "srcset", "data") and v]
     assert all(v.startswith(("#", "data:")) for v in addresses)
     assert "url(" not in text
@@ -76,6 +84,9 @@ def test_every_plot_has_a_name_and_its_numbers(page: Path) -> None:
     text = page.read_text()
     plots = len(re.findall(r"<svg ", text))
     assert plots == len(re.findall(r'role="img" aria-label="[^"]+"', text)) > 10
+    assert text.count("<table>") == text.count("<table><caption>")
+    assert "Drift by device" in text
+    assert "press-2: site" in text
     assert text.count("<figure>") == text.count("<summary>The numbers</summary>")
 
 
