@@ -343,16 +343,17 @@ def write_durable(disk: Disk, path: Path, data: bytes, mode: int = 0o600) -> Non
     """
     temporary = path.with_name(path.name + ".tmp")
     disk.unlink(temporary)
-    handle = disk.create(temporary, mode)
     try:
-        write_all(handle, data)
-        handle.sync()
-    except BaseException:
-        handle.close()
+        handle = disk.create(temporary, mode)
+        try:
+            write_all(handle, data)
+            handle.sync()
+        finally:
+            handle.close()
+        disk.rename(temporary, path)
+    except BaseException:  # also where a person interrupts it
         disk.unlink(temporary)
         raise
-    handle.close()
-    disk.rename(temporary, path)
     disk.fsync_dir(path.parent)
 
 

@@ -9,7 +9,7 @@ from device_runtime.errors import FormatError, UnsupportedVersionError
 from device_runtime.format.container import NAME as FILE_NAME
 from device_runtime.format.manifest import NAME
 from device_runtime.record import dataclass
-from device_runtime.trust.quorum import CUSTOM, hex_set
+from device_runtime.trust.quorum import CUSTOM, hex_set, whole
 
 VERSION = 1
 
@@ -75,19 +75,19 @@ def read_targets(signed: Mapping[str, Any]) -> Targets:
         if custom["v"] != VERSION:
             raise UnsupportedVersionError(f"the bundle's metadata has version {custom['v']}")
         payload = {
-            file_name(name): Target(_size(item["length"]), _digest(item["hashes"]["sha256"]))
+            file_name(name): Target(whole(item["length"]), _digest(item["hashes"]["sha256"]))
             for name, item in signed["targets"].items()
         }
         raw = {
-            name: (file_name(item["name"]), Target(_size(item["length"]), _digest(item["sha256"])))
+            name: (file_name(item["name"]), Target(whole(item["length"]), _digest(item["sha256"])))
             for name, item in custom["raw"].items()
         }
         targets = Targets(
-            version=_size(signed["version"]),
-            name=_text(custom["name"]),
-            device_class=_text(custom["class"]),
-            min_runtime=_text(custom["min_runtime"]),
-            issued=_size(custom["issued"]),
+            version=whole(signed["version"]),
+            name=short_text(custom["name"]),
+            device_class=short_text(custom["class"]),
+            min_runtime=short_text(custom["min_runtime"]),
+            issued=whole(custom["issued"]),
             payload=payload,
             raw=raw,
             roots={int(version): _digest(item) for version, item in custom["roots"].items()},
@@ -122,16 +122,10 @@ def file_name(name: object) -> str:
     return name
 
 
-def _text(value: object) -> str:
+def short_text(value: object) -> str:
+    """Return a printable text of at most 64 characters; TypeError for anything else."""
     if not isinstance(value, str) or not 0 < len(value) <= 64 or not value.isprintable():
         message = f"{value!r} is not a short text"
-        raise TypeError(message)
-    return value
-
-
-def _size(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
-        message = f"{value!r} is not a whole number"
         raise TypeError(message)
     return value
 

@@ -28,7 +28,8 @@ from device_runtime.format.manifest import NAME
 from device_runtime.policy import Policy
 from device_runtime.record import dataclass
 from device_runtime.trust import quorum
-from device_runtime.trust.custom import Target, file_name
+from device_runtime.trust.custom import Target, file_name, short_text
+from device_runtime.trust.quorum import whole
 from device_runtime.trust.source import open_source
 
 KIND = "edgepack-kit"
@@ -113,20 +114,23 @@ def read_kit(disk: Disk, path: Path) -> Kit:
         raise DigestMismatchError(f"{entry} is not what was signed")
     policy = policies.from_json(canonical.decode(kept[entry], POLICY, limit=limit))
     bundles = [name for name in files if name.endswith(".edgepack")]
-    kit = Kit(
-        path=path,
-        kit_id=_text(said, "kit"),
-        device_name=_text(said, "device"),
-        device_class=_text(said, "class"),
-        bundle_name=_text(said, "bundle"),
-        floor=_whole(said, "floor"),
-        roots=roots,
-        policy=policy,
-        words=words.words(digest),
-        bundle=bundles[0] if bundles else None,
-        wheels=tuple(sorted(name for name in files if name.endswith(".whl"))),
-        files=files,
-    )
+    try:
+        kit = Kit(
+            path=path,
+            kit_id=short_text(said["kit"]),
+            device_name=short_text(said["device"]),
+            device_class=short_text(said["class"]),
+            bundle_name=short_text(said["bundle"]),
+            floor=whole(said["floor"]),
+            roots=roots,
+            policy=policy,
+            words=words.words(digest),
+            bundle=bundles[0] if bundles else None,
+            wheels=tuple(sorted(name for name in files if name.endswith(".whl"))),
+            files=files,
+        )
+    except (KeyError, TypeError) as error:
+        raise FormatError(f"{KIT} does not follow its format: {error!r}") from None
     if len(bundles) > 1 or not NAME.fullmatch(kit.bundle_name) or len(kit.kit_id) != 32:
         raise FormatError(f"{KIT} does not follow its format")
     if policy.device_class != kit.device_class:
@@ -169,7 +173,7 @@ def files_of(said: Mapping[str, Any]) -> dict[str, Target]:
     """Return name → length and digest of the payload that a kit.json lists."""
     try:
         files = {
-            file_name(name): Target(_whole(item, "length"), _text(item, "sha256"))
+            file_name(name): Target(whole(item["length"]), short_text(item["sha256"]))
             for name, item in said["files"].items()
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -177,17 +181,3 @@ def files_of(said: Mapping[str, Any]) -> dict[str, Target]:
     if POLICY not in files:
         raise FormatError(f"the kit has no payload/{POLICY}")
     return files
-
-
-def _text(value: Mapping[str, Any], name: str) -> str:
-    item = value.get(name)
-    if not isinstance(item, str) or not 0 < len(item) <= 64 or not item.isprintable():
-        raise FormatError(f"{KIT}: {name} is not a short text")
-    return item
-
-
-def _whole(value: Mapping[str, Any], name: str) -> int:
-    item = value.get(name)
-    if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item < 2**53:
-        raise FormatError(f"{KIT}: {name} is not a whole number")
-    return item

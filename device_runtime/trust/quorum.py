@@ -244,10 +244,10 @@ def facts_of(signed: Mapping[str, Any]) -> RootFacts:
         custom = signed.get(CUSTOM, {})
         reset = custom.get("floor_reset")
         return RootFacts(
-            version=_whole(signed["version"]),
-            issued=_whole(custom.get("issued", 0)),
+            version=whole(signed["version"]),
+            issued=whole(custom.get("issued", 0)),
             expires=unix_seconds(signed["expires"]),
-            floor_reset=None if reset is None else _whole(reset),
+            floor_reset=None if reset is None else whole(reset),
             revoked_keys=hex_set(custom.get("revoked_keys", [])),
             revoked_digests=hex_set(custom.get("revoked_digests", [])),
             stopped_digests=hex_set(custom.get("stopped_digests", [])),
@@ -282,7 +282,8 @@ def is_hex(item: object) -> bool:
         return False
 
 
-def _whole(value: object) -> int:
+def whole(value: object) -> int:
+    """Return a number that JSON keeps exactly; TypeError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
         message = f"{value!r} is not a whole number"
         raise TypeError(message)
