@@ -68,10 +68,10 @@ def queue(view: View, labels: Labels, schema: Schema, n: int, *, seed: int = 0) 
         _, centres = kmeans(table, n - chance - half, seed)
         for place in centres:
             why.setdefault(int(place), "spread")
-    for place in rng.permutation(rows.num_rows):  # centres may coincide: fill up by chance
+    for place in rng.permutation(rows.num_rows):  # centres may coincide: fill up
         if len(why) >= n:
             break
-        why.setdefault(int(place), "random")
+        why.setdefault(int(place), "spread")  # drawn among the rest: not by chance alone
     return Queue(_table(rows, schema, why, sure), unlabelled)
 
 

@@ -9,7 +9,7 @@ from device_runtime.clock import Clock
 from edgepack.fleet.overview import Fleet, overview
 from edgepack.learn.drift import Change, Drift, Slice, of_table
 from edgepack.learn.due import DueNow, due
-from edgepack.learn.quality import Quality, quality
+from edgepack.learn.quality import Quality, Score, quality
 from edgepack.learn.reference import Reference, references
 from edgepack.learn.retrain import Proposal, proposals
 from edgepack.learn.same_rows import SameRows, same_rows
@@ -58,12 +58,17 @@ class NameState:
         result = []
         if self.quality:
             for version, score in self.quality.versions.items():
-                some, rows = self.quality.coverage.get(version, (score.n, score.n))
+                some, rows = self.quality.rows_of(version)
                 value = "-" if score.value is None else f"{score.value:.3f}"
-                band = f" ({score.low:.3f} to {score.high:.3f})" if score.low is not None else ""
                 result.append(
-                    f"{self.name} {version}: {self.quality.main} {value}{band} "
+                    f"{self.name} {version}: {self.quality.main} {value}{_band(score)} "
                     f"on {some:,} labelled of {rows:,} rows"
+                )
+            chance = self.quality.by_chance
+            if chance and chance.value is not None:
+                result.append(
+                    f"{self.name}: {chance.main} {chance.value:.3f}{_band(chance)} on the "
+                    f"{chance.n:,} labelled rows that the queue drew by chance"
                 )
             result += [f"{self.name}: {text}" for text in self.quality.warnings]
             result += [f"{self.name} fails at {spot.text}" for spot in self.quality.spots[:3]]
@@ -90,9 +95,7 @@ class NameState:
                     "version": ref.row.version,
                     "digest": ref.row.digest,
                     "issued": ref.row.issued,
-                    "rows": self.quality.coverage.get(ref.row.version, (0, 0))[1]
-                    if self.quality
-                    else 0,
+                    "rows": self.quality.rows_of(ref.row.version)[1] if self.quality else 0,
                     "metrics": _metrics(self.quality, ref.row.version),
                 }
                 for ref in self.refs
@@ -125,6 +128,10 @@ class NameState:
             },
             "notes": list(self.notes),
         }  # fmt: skip
+
+
+def _band(score: Score) -> str:
+    return "" if score.low is None else f" ({score.low:.3f} to {score.high:.3f})"
 
 
 def _inputs(found: Drift, worst: Change) -> str:

@@ -195,7 +195,7 @@ def by_version(found: Quality) -> Figure | None:
         Table(
             ["bundle", "labelled", "of rows", *names],
             [
-                [v, f"{s.n:,}", f"{found.coverage.get(v, (0, 0))[1]:,}",
+                [v, f"{s.n:,}", f"{found.rows_of(v)[1]:,}",
                  *[f"{s.metrics[key]:.4f}" if key in s.metrics else "-" for key in names]]
                 for v, s in sorted(found.versions.items())
             ],

@@ -15,6 +15,7 @@ from device_runtime.disk import write_durable
 from device_runtime.errors import EdgepackError
 from edgepack.fleet.overview import events
 from edgepack.learn.drift import Drift, Slice, of_table
+from edgepack.learn.quality import Quality
 from edgepack.learn.reference import Reference
 from edgepack.learn.state import NameState, State, state
 from edgepack.learn.survey import UNDATED
@@ -28,6 +29,7 @@ from edgepack.workspace import Workspace
 
 DISTRIBUTIONS = 24  # columns whose distribution is drawn: those that moved most
 EVENTS = 60
+MOST_GROUPS = 200  # lines of the table of labels
 QUIET = ("start", "stop", "sync", "seal")
 
 
@@ -214,6 +216,7 @@ class Page:
                 "often than elsewhere (share of wrong answers, or mean absolute error).</p>"
                 + bullets([s.text for s in found.spots])
             )
+        parts.append(self._labels(found))
         if found.delay_s:
             middle, late = (_span(value) for value in found.delay_s)
             parts.append(
@@ -229,6 +232,23 @@ class Page:
             made = table(Table(columns, rows), text=(1, 3), label="Proposals")
             parts.append("<h3>Proposals</h3>" + made)
         return "".join(parts)
+
+    def _labels(self, found: Quality) -> str:
+        """Return how many rows have a label, by bundle, device and month."""
+        if not found.versions:
+            return ""
+        names = {device.id: device.name for device in self.state.fleet.devices}
+        rows = [
+            [item.what, names.get(item.group, item.group), _n(item.rows), _n(item.labelled),
+             f"{item.labelled / item.rows:.1%}" if item.rows else "-",
+             "-" if item.delay_s is None else _span(item.delay_s)]
+            for item in found.coverage[:MOST_GROUPS]
+        ]  # fmt: skip
+        columns = ["by", "which", "rows", "with a label", "share", "median delay"]
+        body = table(Table(columns, rows), text=(0, 1), label="Labels")
+        return (
+            f"<h3>Labels</h3><details><summary>By bundle, device, month</summary>{body}</details>"
+        )
 
     def _named(self, text: str) -> str:
         """Put names where short device ids stand."""

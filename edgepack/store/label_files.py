@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
 )
 _VALUE = ("value", "label", "truth")
 _RECORD = ("record", "record_id")
+QUEUED = "queue/"  # source of labels that `label queue` asked for, and why: `queue/random` …
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +88,14 @@ def keep(
     if by == "key" and "int" in key_dtype:
         refs = pc.replace_substring_regex(refs, r"^([+-]?[0-9]+)\.0*$", r"\1")
     good = pc.and_(_filled(refs), _filled(values))
-    source = _words(table, "source", path) if "source" in table.column_names else None
+    source = _source(table, path)
     rows = pa.table(
         {
             "_device": pa.array([""] * table.num_rows, pa.string()),
             "ref": refs,
             "by": pa.array([by] * table.num_rows, pa.string()),
             "value": values,
-            "source": source if source is not None else pa.array(["base"] * table.num_rows),
+            "source": source,
             "observed": pa.array(np.full(table.num_rows, observed, np.int64)),
         },
         schema=SCHEMA,
@@ -114,6 +115,15 @@ def keep(
     pq.write_table(rows, out, compression="zstd")
     write_durable(ws.disk, folder / f"{number:06d}-{digest}.parquet", out.getvalue())
     return Kept(rows.num_rows, by, number, empty, False, *said)
+
+
+def _source(table: pa.Table, path: Path) -> pa.Array:
+    """Return who says so: a column of its own, or that the queue asked for it."""
+    if "source" in table.column_names:
+        return _words(table, "source", path)
+    if {"record", "why"} <= set(table.column_names):
+        return pc.binary_join_element_wise(QUEUED, _words(table, "why", path), "")
+    return pa.array(["base"] * table.num_rows, pa.string())
 
 
 def _digest(rows: pa.Table) -> str:

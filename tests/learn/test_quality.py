@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +15,9 @@ from sklearn import metrics
 from sklearn.metrics import roc_auc_score
 
 from edgepack.learn import bootstrap
+from edgepack.learn.actions import import_labels, write_queue
 from edgepack.learn.bootstrap import auc, interval, paired, statistic
+from edgepack.learn.labelled import _not_at_random
 from edgepack.learn.quality import quality
 from edgepack.learn.state import name_state
 from edgepack.learn.survey import survey
@@ -108,7 +115,7 @@ def test_quality_knows_versions_months_and_where_the_model_fails(returned: World
     values = [item.value for (_, month), item in sorted(found.months.items())]
     assert values == sorted(values, reverse=True)  # the world turns away from the model
     assert any(spot.column == "load" for spot in found.spots)
-    assert found.coverage[1] == (4000, 4000)
+    assert found.rows_of(1) == (4000, 4000)
     assert 0 <= found.calibration[1].error <= 1
 
 
@@ -158,6 +165,41 @@ def test_labels_at_random_are_not_called_out(world: World) -> None:
     world.device().come_home()
     world.catch_up()
     assert not any("random" in text for text in quality(surveyed(world)).warnings)
+
+
+def test_a_few_rows_of_many_devices_are_no_pattern() -> None:
+    rng = np.random.default_rng(1)
+    devices = [f"press-{number:03}" for number in range(200)]
+    totals = Counter({(1, device, "true"): 120 for device in devices})
+    marked = [d for d in devices for _ in range(rng.binomial(120, 0.15))]
+    table = pa.table({"_device": marked, "_label": ["true"] * len(marked)})
+    found = SimpleNamespace(totals=totals, labelled=table)
+    assert list(_not_at_random(found)) == []
+    totals[1, "press-000", "true"] = 5000  # one device whose labels do not come
+    (line,) = _not_at_random(found)
+    assert "press-000" in line
+
+
+def test_rows_that_the_queue_drew_by_chance_are_measured_apart(world: World) -> None:
+    frame = nature(20, 1500, 3, first=31)
+    world.device().predict(frame)
+    world.device().come_home()
+    world.catch_up()
+    out = world.folder / "queue.csv"
+    write_queue(world.ws, world.registry, "pump", 400, out)
+    rows = pd.read_csv(out)
+    truth = frame.set_index("serial")["worn"]
+    rows["value"] = [str(truth[serial]) for serial in rows["serial"]]
+    rows.to_csv(out, index=False)
+    import_labels(world.ws, world.registry, "pump", out, world.clock)
+    found = quality(surveyed(world))
+    assert found.by_chance.n == (rows["why"] == "random").sum() == 40
+    assert found.by_chance.low < found.by_chance.value < found.by_chance.high
+    assert any("400 labels were asked for by the queue" in text for text in found.warnings)
+    lines = name_state(world.ws, world.registry, "pump", world.clock).lines()
+    assert any("drew by chance" in line for line in lines)
+    by_month = {item.group: item.labelled for item in found.coverage if item.what == "month"}
+    assert sum(by_month.values()) == 400
 
 
 def test_the_state_says_what_is_due_and_all_bundles_on_the_same_rows(returned: World) -> None:
