@@ -19,6 +19,7 @@ from edgepack.registry import Registry, SegmentRow
 
 COLUMNS = ("_serial", "_sequence", "_lane", "_row", "_monotonic", "_wall")
 _TOGETHER_NS = 10_000_000_000  # both lanes' share of one block is journaled within this time
+_DAY_US = 86_400_000_000
 _NO_BOOT = "0" * 32
 
 
@@ -32,6 +33,7 @@ class Arrivals:
         device: Number of its device.
         boot: Place of its boot among all of the device's.
         known: Whether the boot has a name: else only the wall clock spans two processes.
+        imported: When it was registered, nanoseconds by the base's clock.
     """
 
     serial: Array
@@ -39,6 +41,7 @@ class Arrivals:
     device: Array
     boot: Array
     known: Array
+    imported: Array
 
     @classmethod
     def of(cls, registry: Registry, upto: int | None = None) -> Arrivals:
@@ -57,7 +60,13 @@ class Arrivals:
             device=np.array([names[row.device] for row in rows], np.int64),
             boot=np.array([boots[row.device, row.epoch, row.boot] for row in rows], np.int64),
             known=np.array([row.boot.replace("-", "") != _NO_BOOT for row in rows], bool),
+            imported=imported,
         )
+
+    def impossible(self, time_us: Array, serial: Array) -> Array:
+        """Return which rows say that they happened more than a day after they came home, bool."""
+        came = self.imported[np.searchsorted(self.serial, serial)]
+        return np.asarray(time_us > came // 1000 + _DAY_US)
 
     def order(self, rows: pa.Table) -> Array:
         """Return the place of each row among these rows, oldest first, int64.

@@ -74,20 +74,22 @@ def due(
             text = f"{worst.name} moved by PSI {worst.psi:.2f} (limit {limits.psi:g})"
             hold(worst.excess >= limits.psi, text)
     if limits.quality is not None and quality is not None:
-        fall = _fall(newest, quality)
+        fall = _fall(newest, quality, recipe.min_labels)
         if fall is not None:
             text = f"{quality.main} fell by {fall:.3f} since training"
             hold(fall >= limits.quality, f"{text} (limit {limits.quality:g})")
     return DueNow(recipe.name, bool(reasons), tuple(reasons), tuple(left))
 
 
-def _fall(newest: Reference, quality: Quality) -> float | None:
-    """Return how far the main figure fell below what it was at training."""
+def _fall(newest: Reference, quality: Quality, least: int) -> float | None:
+    """Return how far the main figure fell below what it was at training; None for few labels."""
     score = quality.versions.get(newest.row.version)
     lineage = newest.json("lineage.json")
     metrics = lineage.get("metrics", {}) if isinstance(lineage, dict) else {}
     then = metrics.get(quality.main) if isinstance(metrics, dict) else None
-    if score is None or score.value is None or not isinstance(then, (int, float)):
+    if score is None or score.value is None or score.n < least:
+        return None
+    if not isinstance(then, (int, float)):
         return None
     more = quality.main not in ("mae", "pinball")
     return float(then - score.value) if more else float(score.value - then)

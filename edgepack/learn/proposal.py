@@ -48,7 +48,8 @@ def _words(facts: Mapping[str, Any]) -> str:
     if rows["spread"]:
         lines.append(f"- {rows['spread']:,} unlabelled rows took a new class from their cluster.")
     if window["set_aside"]:
-        lines.append(f"- {window['set_aside']:,} rows are dated after the window: set aside.")
+        late = f"{window['set_aside']:,} rows are dated after the window, or in the future"
+        lines.append(f"- {late}: set aside.")
     lines += [
         "- What ships is fitted again on all of these rows, with the same recipe and seed.",
         "",

@@ -257,5 +257,7 @@ def _new_labels(newest: Reference, found: Survey) -> int:
     """Return the labelled rows that came home after the newest model was trained."""
     story = newest.json("lineage.json")
     returned = story.get("returned", {}) if isinstance(story, dict) else {}
-    used = int(returned.get("rows", 0)) if isinstance(returned, dict) else 0
+    used = 0
+    if isinstance(returned, dict):  # what was left out (a device's share) is not new either
+        used = int(returned.get("labelled") or returned.get("rows") or 0)
     return max(0, int(found.labelled.num_rows) - used)

@@ -14,6 +14,7 @@ from edgepack.candidate.measuring import Made, Measured, metrics_of
 from edgepack.convert.feed import Scored
 from edgepack.fitted import CLASSED, Fitted
 from edgepack.learn import framed, streamed
+from edgepack.learn.arrival import Arrivals
 from edgepack.learn.dataset import cap
 from edgepack.learn.judge import Side, Verdict, part
 from edgepack.learn.reference import Reference
@@ -134,6 +135,7 @@ class Trial:
             span_us=recipe.window_s * 1_000_000 if recipe.window_s and recipe.time else None,
             least=recipe.min_labels,
             what=recipe.name,
+            aside=_aside(recipe, registry, data, serial),
         )
         capped = cap(data.device, window.learn, recipe.device_share, recipe.seed)
         if recipe.task in CLASSED:
@@ -166,6 +168,7 @@ class Trial:
                 "serial": self.serial,
                 "label_files": self.files,
                 "rows": int(self.learn.sum() + self.window.judge.sum()),
+                "labelled": len(self.device) + self.repeated,
                 "spread": len(self.rows.spread),
                 "devices": _by_device(self.device, self.learn | self.window.judge),
             },
@@ -262,11 +265,20 @@ def seen(recipe: Recipe, story: Mapping[str, Any], data: framed.Frames | streame
     return np.asarray(data.order <= moment(last, data.like[recipe.time]).timestamp() * 1_000_000)
 
 
+def _aside(
+    recipe: Recipe, registry: Registry, data: framed.Frames | streamed.Places, upto: int
+) -> Array | None:
+    """Return the rows of devices whose clock lies ahead; None where rows have no time."""
+    if recipe.time is None:
+        return None
+    return Arrivals.of(registry, upto).impossible(data.order, data.serial)
+
+
 def readable(recipe: Recipe, order: int) -> str:
     """Return a place in the order of rows for a person."""
     if recipe.time is None:
         return f"labelled row {order:,} in order of arrival"
-    return str(pd.Timestamp(order, unit="us"))
+    return str(pd.Timestamp(order, unit="us").round("s"))
 
 
 def _how(recipe: Recipe, window: Window) -> str:

@@ -23,7 +23,8 @@ class Window:
         learn: Mask: rows before it.
         begin: Order (µs, or rank) where it begins.
         end: Order of its newest row.
-        late: Rows dated after the window: too few and too far off to judge by.
+        late: Rows set aside: dated after the window, too few and too far off to judge by, or at a
+            time that cannot be.
     """
 
     judge: Array
@@ -33,7 +34,15 @@ class Window:
     late: int
 
 
-def choose(order: Array, seen: Array, *, span_us: int | None, least: int, what: str) -> Window:
+def choose(
+    order: Array,
+    seen: Array,
+    *,
+    span_us: int | None,
+    least: int,
+    what: str,
+    aside: Array | None = None,
+) -> Window:
     """Choose the window.
 
     It ends with the newest row that has `least` rows in the span before it, so that a few rows
@@ -46,11 +55,13 @@ def choose(order: Array, seen: Array, *, span_us: int | None, least: int, what: 
         span_us: Length in the unit of `order`; None: the newest third.
         least: Fewest rows of evidence.
         what: Name of the bundle, for the error.
+        aside: Mask: rows at a time that cannot be: they neither teach nor judge.
 
     Raises:
         EvidenceError: Too few rows.
     """
-    unseen = ~seen
+    wrong = np.zeros(len(order), bool) if aside is None else aside
+    unseen = ~seen & ~wrong
     times = order[unseen]
     if len(times) < 2 * least:
         raise EvidenceError(
@@ -68,13 +79,13 @@ def choose(order: Array, seen: Array, *, span_us: int | None, least: int, what: 
     middle = int(times[last // 2])
     begin, end = max(int(times[last]) - span + 1, middle), int(times[last])
     judge = unseen & (order >= begin) & (order <= end)
-    learn = (order < begin) | seen
+    learn = ((order < begin) | seen) & ~wrong
     if int(judge.sum()) < least or int((learn & unseen).sum()) < least:
         raise EvidenceError(
             f"the labelled rows of {what} lie too close together in time to part them",
             why=f"{int(judge.sum()):,} to judge by, {int((learn & unseen).sum()):,} to learn from",
         )
-    return Window(judge, learn, begin, end, int((unseen & (order > end)).sum()))
+    return Window(judge, learn, begin, end, int((~learn & ~judge).sum()))
 
 
 def check_classes(task: str, truth: Any, what: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+import pandas as pd
+
 from edgepack.report.figures import Figure, Table
 
 
@@ -78,3 +80,24 @@ def bullets(lines: Sequence[str], kind: str = "plain") -> str:
     if not lines:
         return ""
     return f'<ul class="{kind}">' + "".join(f"<li>{e(line)}</li>" for line in lines) + "</ul>"
+
+
+def count(value: int | None) -> str:
+    """Return a number with its thousands apart."""
+    return "-" if value is None else f"{value:,}"
+
+
+def when(ns: int) -> str:
+    """Return a time; a device's clock may say anything at all."""
+    try:
+        return pd.Timestamp(ns, unit="ns").strftime("%Y-%m-%d %H:%M") if ns else "-"
+    except (ValueError, OverflowError):
+        return "?"
+
+
+def span(seconds: float) -> str:
+    """Return a duration in a unit that suits it."""
+    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -22,7 +22,7 @@ from edgepack.learn.survey import UNDATED
 from edgepack.registry import Registry
 from edgepack.report import figures
 from edgepack.report.figures import Table, word
-from edgepack.report.html import Raw, badge, bullets, e, figure, table
+from edgepack.report.html import Raw, badge, bullets, count, e, figure, span, table, when
 from edgepack.report.style import CSS
 from edgepack.store.view import View
 from edgepack.workspace import Workspace
@@ -155,8 +155,8 @@ class Page:
         rows = [
             [
                 item.name, item.state, item.bundle_version or "-", item.age_days,
-                badge(item.temperature), _n(item.records.produced), _n(item.records.home),
-                _n(item.records.out), _n(item.records.lost), _when(item.seen),
+                badge(item.temperature), count(item.records.produced), count(item.records.home),
+                count(item.records.out), count(item.records.lost), when(item.seen),
             ]
             for item in fleet.devices
         ]  # fmt: skip
@@ -218,7 +218,7 @@ class Page:
             )
         parts.append(self._labels(found))
         if found.delay_s:
-            middle, late = (_span(value) for value in found.delay_s)
+            middle, late = (span(value) for value in found.delay_s)
             parts.append(
                 f'<p class="muted">Labels come {middle} after their row (median); nine of ten '
                 f"within {late}.</p>"
@@ -239,9 +239,9 @@ class Page:
             return ""
         names = {device.id: device.name for device in self.state.fleet.devices}
         rows = [
-            [item.what, names.get(item.group, item.group), _n(item.rows), _n(item.labelled),
+            [item.what, names.get(item.group, item.group), count(item.rows), count(item.labelled),
              f"{item.labelled / item.rows:.1%}" if item.rows else "-",
-             "-" if item.delay_s is None else _span(item.delay_s)]
+             "-" if item.delay_s is None else span(item.delay_s)]
             for item in found.coverage[:MOST_GROUPS]
         ]  # fmt: skip
         columns = ["by", "which", "rows", "with a label", "share", "median delay"]
@@ -300,7 +300,7 @@ class Page:
             ("signatures and digests, checked for this report", checked),
             ("signed by", signers),
             ("digest", row.digest),
-            ("issued", _when(row.issued * 1_000_000_000)),
+            ("issued", when(row.issued * 1_000_000_000)),
             ("root version", row.root_version),
             ("parity with the trained model", self._parity(ref)),
             ("taught by", f"{data.get('rows', '?'):,} rows" if data.get("rows") else "-"),
@@ -353,7 +353,7 @@ class Page:
             for row in found.slice(max(0, found.num_rows - 5 * EVENTS)).to_pylist():
                 if row["kind"] not in QUIET:
                     device = names.get(row["_device"], row["_device"][:8])
-                    rows.append([device, row["kind"], _when(row["_wall"]), row["data"][:300]])
+                    rows.append([device, row["kind"], when(row["_wall"]), row["data"][:300]])
         if not rows:
             return ""
         return (
@@ -371,28 +371,9 @@ def _of(ref: Reference, drift: Drift) -> bool:
     return drift.bundle == f"{ref.row.name} {ref.row.version}"
 
 
-def _n(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
-
-
 def _short(notes: Sequence[str], most: int = 3) -> str:
     more = f" (and {len(notes) - most} more)" if len(notes) > most else ""
     return "; ".join(notes[:most]) + more
-
-
-def _when(ns: int) -> str:
-    """Return a time; a device's clock may say anything at all."""
-    try:
-        return pd.Timestamp(ns, unit="ns").strftime("%Y-%m-%d %H:%M") if ns else "-"
-    except (ValueError, OverflowError):
-        return "?"
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
 
 
 def _is_hash(value: object) -> bool:

@@ -15,6 +15,7 @@ from edgepack.learn.dataset import cap, repeated
 from edgepack.learn.queue import queue
 from edgepack.learn.retrain import accept_newest, proposals, retrain
 from edgepack.learn.same_rows import same_rows
+from edgepack.learn.state import name_state
 from edgepack.learn.survey import survey
 from edgepack.learn.trial import Trial
 from edgepack.learn.window import check_classes, choose
@@ -125,6 +126,31 @@ def test_the_window_is_the_newest_span_and_far_future_rows_do_not_move_it() -> N
     liar = np.sort(np.concatenate([order, [9000 * DAY, 9001 * DAY]]))
     moved = choose(liar, liar < 10 * DAY, span_us=10 * DAY, least=100, what="x")
     assert (moved.begin, moved.end, moved.late) == (found.begin, found.end, 2)
+
+
+def test_a_device_whose_clock_lies_ahead_neither_teaches_nor_judges(returned: World) -> None:
+    frame = nature(40, 1500, 5, first=30)
+    liar = frame.assign(taken=frame["taken"] + pd.Timedelta(days=40 * 365))
+    ids = returned.device("press-2").predict(liar)
+    returned.device("press-2").label(ids, (~frame["worn"]).tolist())
+    returned.device("press-2").come_home()
+    returned.catch_up()
+    proposal = retrain(returned.ws, returned.registry, "pump", returned.clock)
+    facts = proposal.facts
+    assert facts["window"]["set_aside"] == 1500
+    assert facts["window"]["end"] < "2024-04"
+    assert facts["challenger"]["auc"] > facts["champion"]["auc"] + 0.1
+    story = find_candidate(returned.ws, "pump", proposal.candidate).json("lineage.json")
+    assert story["data"]["last"] < "2024-04"
+    assert story["returned"]["labelled"] == 5500
+    text = (returned.ws.proposals("pump") / "1" / "proposal.md").read_text()
+    assert "1,500 rows are dated after the window, or in the future" in text
+
+    # once that model ships, what was left out is not counted as new labels
+    accept_newest(returned.ws, "pump")
+    returned.ship(find_candidate(returned.ws, "pump"))
+    now = name_state(returned.ws, returned.registry, "pump", returned.clock, same=False).due
+    assert any("0 new labelled rows" in line for line in now.left)
 
 
 def test_a_window_without_time_is_the_newest_third() -> None:
