@@ -242,7 +242,7 @@ def retrain(
         return
     with ws.lock():
         if accept:
-            proposal = learn.accept_newest(ws, bundle)
+            proposal = learn.accept_newest(ws, registry, bundle)
         else:
             with screen.step("champion against challenger"):
                 proposal = learn.retrain(ws, registry, bundle, clock)

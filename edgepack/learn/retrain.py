@@ -52,6 +52,15 @@ class Proposal:
         """Number of its candidate."""
         return int(self.facts["candidate"])
 
+    @property
+    def against(self) -> int:
+        """Version of the champion."""
+        return int(self.facts["champion"]["version"])
+
+    def waits(self, newest: int) -> bool:
+        """Whether somebody may accept it: a bundle signed since has not been challenged."""
+        return not self.accepted and self.against == newest
+
 
 def retrain(ws: Workspace, registry: Registry, name: str, clock: Clock) -> Proposal:
     """Challenge the newest signed bundle; write a proposal if the challenger wins.
@@ -144,11 +153,11 @@ def proposals(ws: Workspace, name: str) -> list[Proposal]:
     return result
 
 
-def accept_newest(ws: Workspace, name: str) -> Proposal:
+def accept_newest(ws: Workspace, registry: Registry, name: str) -> Proposal:
     """Accept the newest proposal: `build` takes its candidate. Nothing is trained.
 
     Raises:
-        EvidenceError: There is none.
+        EvidenceError: There is none, or its champion is not the newest signed bundle any more.
     """
     known = proposals(ws, name)
     if not known:
@@ -156,6 +165,13 @@ def accept_newest(ws: Workspace, name: str) -> Proposal:
             f"there is no proposal for {name}", next=f"make one with: edgepack retrain {name}"
         )
     newest = known[-1]
+    signed = max((ref.row.version for ref in references(ws, registry, name)), default=0)
+    if not newest.accepted and not newest.waits(signed):
+        raise EvidenceError(
+            f"proposal {newest.number} was held against bundle {newest.against}"
+            f", but bundle {signed} is signed since",
+            next=f"challenge that one: edgepack retrain {name}",
+        )
     accept(ws, name, newest.candidate)
     return Proposal(newest.number, name, newest.facts, accepted=True)
 

@@ -53,6 +53,13 @@ class NameState:
         """Bundle name."""
         return self.recipe.name
 
+    @property
+    def waiting(self) -> Proposal | None:
+        """The newest proposal, if somebody may accept it."""
+        newest = self.proposals[-1] if self.proposals else None
+        version = self.refs[0].row.version if self.refs else 0
+        return newest if newest and newest.waits(version) else None
+
     def lines(self) -> list[str]:
         """Return what `status` says about it."""
         result = []
@@ -81,9 +88,8 @@ class NameState:
         mark = "due" if self.due.due else "not due"
         reasons = self.due.reasons if self.due.due else self.due.left
         result.append(f"retraining of {self.name} is {mark}: {'; '.join(reasons) or 'no limits'}")
-        waiting = [item for item in self.proposals if not item.accepted]
-        if waiting:
-            result.append(f"proposal {waiting[-1].number} of {self.name} waits for --accept")
+        if self.waiting:
+            result.append(f"proposal {self.waiting.number} of {self.name} waits for --accept")
         return result
 
     def as_json(self) -> dict[str, Any]:
@@ -156,7 +162,7 @@ class State:
     def next(self) -> str:
         """What to type next."""
         for item in self.names:
-            if any(not p.accepted for p in item.proposals[-1:]):
+            if item.waiting:
                 return f"edgepack retrain {item.name} --accept"
             if item.due.due:
                 return f"edgepack retrain {item.name}"
@@ -236,7 +242,8 @@ def name_state(
     judged = quality(found, now_ns=clock.wall_ns())
     compared = same_rows(refs, found) if same else None
     drifts = tuple(of_table(view, refs, Slice()).values())
-    latest = drifts[:1]
+    ours = f"{name} {refs[0].row.version}"
+    latest = [item for item in drifts if item.bundle == ours]  # an older one's is learned by now
     now = due(recipe, refs[0], judged, latest, clock, new_labels=_new_labels(refs[0], found))
     return NameState(recipe, refs, found, judged, compared, drifts, now, made, notes)
 

@@ -17,6 +17,7 @@ from edgepack.fleet.overview import events
 from edgepack.learn.drift import Drift, Slice, of_table
 from edgepack.learn.quality import Quality
 from edgepack.learn.reference import Reference
+from edgepack.learn.retrain import Proposal
 from edgepack.learn.state import NameState, State, state
 from edgepack.learn.survey import UNDATED
 from edgepack.registry import Registry
@@ -122,9 +123,9 @@ class Page:
         ]
         for item in self.state.names:
             name = e(item.name)
-            if any(not p.accepted for p in item.proposals[-1:]):
+            if item.waiting:
                 steps.append(
-                    f"read proposal {item.proposals[-1].number} of {name}, then "
+                    f"read proposal {item.waiting.number} of {name}, then "
                     f"<code>edgepack retrain {name} --accept</code>, "
                     f"<code>edgepack build {name}</code>, <code>edgepack sign</code>"
                 )
@@ -225,7 +226,7 @@ class Page:
             )
         if item.proposals:
             rows = [
-                [p.number, "accepted" if p.accepted else "waits", p.candidate, p.facts["text"]]
+                [p.number, _standing(p, item.waiting), p.candidate, p.facts["text"]]
                 for p in reversed(item.proposals)
             ]
             columns = ["proposal", "state", "candidate", "what it showed"]
@@ -365,6 +366,12 @@ class Page:
                 label="Events",
             )
         )
+
+
+def _standing(proposal: Proposal, waiting: Proposal | None) -> str:
+    if proposal.accepted:
+        return "accepted"
+    return "waits" if proposal is waiting else "left"
 
 
 def _of(ref: Reference, drift: Drift) -> bool:

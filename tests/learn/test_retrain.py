@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -38,11 +41,23 @@ def test_a_better_challenger_is_proposed_accepted_and_can_be_made_again(returned
     folder = returned.ws.proposals("pump") / "1"
     assert {"proposal.json", "proposal.md", "gain.svg"} == {p.name for p in folder.iterdir()}
 
-    assert accept_newest(returned.ws, "pump").accepted
+    assert accept_newest(returned.ws, returned.registry, "pump").accepted
     assert [item.accepted for item in proposals(returned.ws, "pump")] == [True]
     assert find_candidate(returned.ws, "pump").number == proposal.candidate
     returned.ship(find_candidate(returned.ws, "pump"))
     newest, champion = returned.refs()
+
+    # a proposal that was held against bundle 1 is of no use once bundle 2 is signed
+    left = shutil.copytree(folder, folder.parent / "2")
+    other = json.loads((left / "proposal.json").read_text()) | {"number": 2, "candidate": 99}
+    (left / "proposal.json").write_text(json.dumps(other))
+    with pytest.raises(EvidenceError, match="held against bundle 1, but bundle 2 is signed"):
+        accept_newest(returned.ws, returned.registry, "pump")
+    state = name_state(returned.ws, returned.registry, "pump", returned.clock, same=False)
+    assert state.waiting is None
+    assert not any("moved" in text for text in state.due.reasons)  # bundle 2 learned from these
+    shutil.rmtree(left)
+
     story = newest.json("lineage.json")
     assert story["parent"] == champion.row.digest
 
@@ -114,7 +129,7 @@ def test_without_a_signed_bundle_there_is_no_champion(tmp_path) -> None:
     with pytest.raises(EvidenceError, match="no champion"):
         retrain(world.ws, world.registry, "pump", world.clock)
     with pytest.raises(EvidenceError, match="no proposal"):
-        accept_newest(world.ws, "pump")
+        accept_newest(world.ws, world.registry, "pump")
 
 
 def test_the_window_is_the_newest_span_and_far_future_rows_do_not_move_it() -> None:
@@ -147,7 +162,7 @@ def test_a_device_whose_clock_lies_ahead_neither_teaches_nor_judges(returned: Wo
     assert "1,500 rows are dated after the window, or in the future" in text
 
     # once that model ships, what was left out is not counted as new labels
-    accept_newest(returned.ws, "pump")
+    accept_newest(returned.ws, returned.registry, "pump")
     returned.ship(find_candidate(returned.ws, "pump"))
     now = name_state(returned.ws, returned.registry, "pump", returned.clock, same=False).due
     assert any("0 new labelled rows" in line for line in now.left)
@@ -286,7 +301,7 @@ def test_a_streamed_recipe_is_retrained_in_constant_memory(tmp_path, monkeypatch
     judged, taught = facts["window"]["rows"], facts["rows"]["returned"]
     assert story["data"]["rows"] == candidate.facts["rows"] == 3000 + judged + taught
     assert story["data"]["last"] > "2024-02-01"
-    accept_newest(world.ws, "pump")
+    accept_newest(world.ws, world.registry, "pump")
     world.ship(find_candidate(world.ws, "pump"))
     more_rows = nature(5, 500, 9, first=71)
     world.device("press-3").predict(more_rows.assign(temp=60))
