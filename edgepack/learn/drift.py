@@ -23,10 +23,12 @@ import pyarrow.dataset as ds
 
 from device_runtime.errors import FormatError
 from device_runtime.format import canonical
+from device_runtime.format.segment import Lane
 from device_runtime.format.sketch import Histogram, Profile, Sketch
 from edgepack.learn.counting import Array, Counting, Counts, as_counts, numbers
 from edgepack.learn.reference import Reference
 from edgepack.learn.survey import month_codes
+from edgepack.registry import SegmentRow
 from edgepack.store.view import View
 
 CHANGED, CHANGED_MUCH = 0.1, 0.25  # usual reading of PSI, beyond chance
@@ -331,17 +333,37 @@ def _add_sketches(
     by: Sequence[str],
     result: dict[tuple[str, ...], Counts],
 ) -> None:
-    """Add what devices counted themselves. A sketch has no row times: no window, no month."""
+    """Add what devices counted themselves. A sketch has no row times: no window, no month.
+
+    A device sends a sketch of each BULK segment that it seals, in case its quota evicts the rows.
+    It counts only while none of these rows is home.
+    """
     if piece.since_us is not None or piece.until_us is not None:
         return
     where = (ds.field("kind") == "sketch") & (ds.field("_bundle") == ref.row.digest)
     if piece.device is not None:
         where &= ds.field("_device") == piece.device
-    for batch in view.batches(["_device", "data"], where, what="events"):
-        for device, data in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+    home: dict[tuple[str, str], list[SegmentRow]] | None = None
+    for batch in view.batches(["_device", "_epoch", "data"], where, what="events"):
+        for device, epoch, data in zip(*(c.to_pylist() for c in batch.columns), strict=True):
             try:
-                sketch = Sketch.from_json(canonical.decode(data.encode(), "a sketch")["sketch"])
-            except (FormatError, KeyError, TypeError):
+                told = canonical.decode(data.encode(), "a sketch")
+                sketch = Sketch.from_json(told["sketch"])
+                first, last = int(told["first"]), int(told["last"])
+            except (FormatError, KeyError, TypeError, ValueError):
+                continue
+            home = _bulk_home(view) if home is None else home
+            here = home.get((device, epoch), ())
+            if any(row.first <= last and first <= row.last for row in here if first >= 0):
                 continue
             group = tuple(device if part == "device" else "undated" for part in by)
             result.setdefault(group, Counts()).add_sketch(sketch, ref.profile)
+
+
+def _bulk_home(view: View) -> dict[tuple[str, str], list[SegmentRow]]:
+    """Return the BULK segments that are home, by device and epoch."""
+    result: dict[tuple[str, str], list[SegmentRow]] = {}
+    for row in view.registry.segments():
+        if row.lane == Lane.BULK and row.rows:
+            result.setdefault((row.device, row.epoch), []).append(row)
+    return result

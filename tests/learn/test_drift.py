@@ -119,6 +119,25 @@ def test_a_device_in_sketch_mode_is_seen_through_its_sketches(returned: World) -
     assert next(c for c in alone.columns if c.name == "temp").words == "changed much"
 
 
+def test_a_sketch_counts_only_while_its_rows_are_away(returned: World) -> None:
+    ref = returned.refs()[0]
+    frame = nature(10, 700, 11, first=60)
+    sketch = Sketch.empty(ref.profile)
+    batch = batch_of(ref.schema, frame)
+    Binner(ref.profile, ref.schema).add(sketch, batch, None, np.zeros(700, np.uint16))
+    device = returned.device("press-3")
+    ids = device.predict(frame)
+    first, last = (int(ids[place].rsplit("/", 1)[1]) for place in (0, -1))
+    device.open().append_sketch(canonical.encode(sketch.to_json()), first, last)
+    # a segment before it, whose rows the quota evicted
+    device.open().append_sketch(canonical.encode(sketch.to_json()), first + 5000, last + 5000)
+    device.come_home()
+    returned.catch_up()
+    row = returned.registry.device("press-3")
+    (alone,) = of_table(returned.view, [ref], Slice(device=row.device)).values()
+    assert alone.n == 1400  # the rows that are home, once, and those that are not
+
+
 def test_a_sketch_of_other_bins_is_left_out(returned: World) -> None:
     ref = returned.refs()[0]
     device = returned.device("press-3")
