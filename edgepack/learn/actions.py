@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from device_runtime.clock import Clock
@@ -21,7 +22,7 @@ from edgepack.learn.survey import survey
 from edgepack.recipe import load_recipe
 from edgepack.registry import Registry
 from edgepack.store.label_files import keep
-from edgepack.store.labels import attach, collect, plain
+from edgepack.store.labels import Conflict, attach, collect, plain
 from edgepack.store.view import View
 from edgepack.tables import moment
 from edgepack.workspace import Workspace
@@ -115,15 +116,16 @@ def import_labels(
     if kept.empty:
         notes.append(f"{kept.empty:,} lines without id or value were left out")
     matched = held = 0
-    shown = {plain(ref) for ref in kept.refs}
     if schema:
         found = survey(view, labels, schema)
         matched, held = found.labelled.num_rows, found.held
-        waiting = [ref for ref in labels.ref.take(found.waiting).to_pylist() if ref in kept.refs]
-        if waiting:
-            some = ", ".join(plain(ref, 60) for ref in waiting[:3])
+        waiting = labels.ref.take(pa.array(found.waiting))
+        waiting = waiting.filter(pc.is_in(waiting, value_set=kept.refs))
+        if len(waiting):
+            some = ", ".join(plain(ref, 60) for ref in waiting[:3].to_pylist())
             notes.append(f"{len(waiting):,} of these name no row that is home ({some}): they wait")
-    said = {plain(value) for value in kept.values}
+    shown = _shown(kept.refs, [*(item[0] for item in labels.wrong), *map(_ref, labels.conflicts)])
+    said = _shown(kept.values, [item[1] for item in labels.wrong])
     wrong = [item for item in labels.wrong if item[0] in shown and item[1] in said]
     conflicts = [item for item in labels.conflicts if item.ref in shown]
     notes += _some([f"not used: {value!r} for {ref} {why}" for ref, value, why in wrong])
@@ -145,6 +147,17 @@ def import_labels(
         "new_classes": dict(labels.new_classes),
         "notes": notes,
     }
+
+
+def _shown(texts: pa.Array, wanted: list[str]) -> set[str]:
+    """Return which of the wanted texts, as `plain` shows them, are among these."""
+    same = texts.filter(pc.is_in(texts, value_set=pa.array(wanted, pa.string())))
+    odd = pc.or_(pc.invert(pc.utf8_is_printable(texts)), pc.greater(pc.utf8_length(texts), 120))
+    return {*same.to_pylist(), *(plain(text) for text in texts.filter(odd).to_pylist())}
+
+
+def _ref(conflict: Conflict) -> str:
+    return conflict.ref
 
 
 def _some(lines: list[str], most: int = 10) -> list[str]:

@@ -41,7 +41,7 @@ class Kept:
         number: Of the file in `labels/NAME/`.
         empty: Lines without id or value, left out.
         again: Whether the same content was imported before.
-        refs: What they name.
+        refs: What they name, each once.
         values: What they say, each once.
     """
 
@@ -50,8 +50,8 @@ class Kept:
     number: int
     empty: int
     again: bool
-    refs: frozenset[str]
-    values: frozenset[str]
+    refs: pa.Array
+    values: pa.Array
 
 
 def keep(
@@ -103,7 +103,7 @@ def keep(
     if not rows.num_rows:
         raise DataError(f"{path} holds no label", next=f"it needs {ref} and {value} in each line")
     empty = table.num_rows - rows.num_rows
-    said = tuple(frozenset(rows.column(n).unique().to_pylist()) for n in ("ref", "value"))
+    said = tuple(rows.column(name).unique() for name in ("ref", "value"))
     digest = _digest(rows)
     for old in files(ws, name):
         if old.stem.endswith(digest):
