@@ -212,7 +212,17 @@ class View:
                 for batch in _scan(path, list(wanted), where, rows):
                     yield _as_wanted(batch, wanted)
         except (DeltaError, OSError, pa.ArrowException) as error:
-            raise StoreError(f"the table of {self.name} cannot be read: {_short(error)}") from None
+            raise StoreError(
+                f"the table of {self.name} cannot be read: {self._changed() or _short(error)}"
+            ) from None
+
+    def _changed(self) -> str:
+        """Return who is to blame if it was not us, or an empty text."""
+        try:
+            found = self.foreign()
+        except (DeltaError, OSError, ValueError):
+            return ""
+        return f"somebody else changed it ({', '.join(found[:3])})" if found else ""
 
     def in_order(
         self, columns: Sequence[str], upto: int | None = None, rows: int = MAX_READ

@@ -15,6 +15,8 @@ from device_runtime.format.batch import Text
 from device_runtime.format.segment import Field as LayoutField
 from device_runtime.format.segment import Layout
 from device_runtime.journal.reader import RowBlock
+from edgepack.errors import StoreError
+from edgepack.learn.state import name_state
 from edgepack.store import delta, upkeep
 from edgepack.store.arrow import Origin, to_batches
 from edgepack.store.table import read
@@ -111,6 +113,11 @@ def test_what_somebody_else_did_to_the_table_is_said_and_healed(returned: World)
     assert any("somebody" in a.text for a in returned.registry.alarms())
     problems = upkeep.check(returned.ws, returned.registry, returned.archive).problems
     assert any("twice" in line for line in problems)
+    DeltaTable(path).delete("_row < 5")
+    try:  # its files may have other types now; if they cannot be read, it is said who did it
+        name_state(returned.ws, returned.registry, "pump", returned.clock)
+    except StoreError as error:
+        assert "somebody else changed it (pump version" in error.what
     done = upkeep.rebuild(returned.ws, returned.registry, returned.archive, returned.ring)
     assert done.rows == 4000
     assert upkeep.check(returned.ws, returned.registry, returned.archive).problems == []
