@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 from device_runtime.clock import Clock, SystemClock
 from device_runtime.disk import Disk, RealDisk
 from device_runtime.errors import EdgepackError, NoSlotError, RollbackError
-from device_runtime.format import canonical
 from device_runtime.format.segment import Lane
 from device_runtime.generation import Generation
 from device_runtime.home import Home
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from device_runtime.stream import StreamResult
     from device_runtime.trust.load import LoadedSlot
     from device_runtime.visit import SyncReport
-
-SKETCH_ROWS = 1000  # a sealed segment of fewer rows is not worth a sketch
 
 
 class Device:
@@ -101,6 +98,7 @@ class Device:
     def close(self) -> None:
         """End in order: keep the sentinel, seal the journal, give up the home."""
         with self._commit, self._guard:
+            self._sketch_alone()
             loaded, self._loaded = self._loaded, None
             with self._stack:
                 if loaded is not None:
@@ -345,6 +343,7 @@ class Device:
         from device_runtime import health, visit
 
         with self._commit:
+            self._sketch_alone(least=1)
             self.save()
             return visit.visit(
                 self.home,
@@ -384,15 +383,14 @@ class Device:
 
     def _on_seal(self, lane: Lane, first: int, last: int) -> bytes | None:
         """Give the journal a sketch of what it seals: it stays when the rows are evicted."""
-        if lane is not Lane.BULK or self._loaded is None:
-            return None
-        sentinel = self._loaded.predictor.sentinel
-        if sentinel is None or last < first:
-            return None
-        sketch = sentinel.take(SKETCH_ROWS)
-        if sketch is None:
-            return None
-        return canonical.encode({**sketch.to_json(), "bundle": self._loaded.started.digest})
+        asked = self._loaded if lane is Lane.BULK and last >= first else None
+        return asked.take_sketch() if asked else None
+
+    def _sketch_alone(self, **least: int) -> None:
+        """Journal a sketch where the policy keeps no rows: no segment of theirs asks for one."""
+        alone = self._loaded if self.generation.policy.log_mode == "sketch" else None
+        if alone and (taken := alone.take_sketch(**least)):
+            self.journal.append_sketch(taken)
 
     def _tell_events(self) -> None:
         """Journal what the generation remembers to have happened, then let it forget."""

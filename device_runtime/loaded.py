@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from device_runtime.model.unlike import Unlike
 
 SAVE_ROWS = 20_000  # the sentinel's note is written at least every so many rows
+SKETCH_ROWS = 1000  # fewer rows are not worth a sketch
 PROFILE = "profile.json"
 UNLIKE = "unlike.bin"
 
@@ -46,6 +47,14 @@ class Loaded:
         self._unsaved += rows
         if self._unsaved >= SAVE_ROWS:
             self.save()
+
+    def take_sketch(self, least: int = SKETCH_ROWS) -> bytes | None:
+        """Return what the sentinel counted since the last call, encoded; None if too few rows."""
+        sentinel = self.predictor.sentinel
+        if sentinel is None or (taken := sentinel.take(least)) is None:
+            return None
+        self._unsaved += 1  # a note that has these rows still would count them twice
+        return canonical.encode({**taken.to_json(), "bundle": self.started.digest})
 
     def ripen(self) -> None:
         """Tell the trial what was answered. Commits the generation now and then."""
@@ -115,6 +124,8 @@ def _watchers(home: Home, slot: LoadedSlot) -> tuple[Sentinel | None, Unlike | N
         note = _read_or_none(home.disk, _note(home, slot.digest))
         limits = (policy.psi_cooling, policy.psi_cold)
         sentinel = Sentinel.load(note, profile, slot.schema, limits)
+        if policy.log_mode != "sketch":
+            sentinel.take(1)  # a sketch stands for the rows of one segment
     if UNLIKE in slot.files:
         from device_runtime.model.unlike import Unlike
 

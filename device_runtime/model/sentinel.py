@@ -147,18 +147,18 @@ class Sentinel:
             merged.merge(sketch)
         return merged
 
-    def everything(self) -> Sketch:
-        """Return one sketch of all rows since the bundle was activated: it travels home."""
+    def everything(self, counted: Sketch | None = None) -> Sketch:
+        """Return a sketch of all rows since activation, or of these and the newest bucket."""
         self._settle()
         merged = Sketch.empty(self.profile)
-        merged.merge(self.total)
+        merged.merge(self.total if counted is None else counted)
         merged.merge(self._window[-1])
         return merged
 
     def take(self, least: int) -> Sketch | None:
-        """Return a sketch of the rows of this process since the last call; None if too few."""
+        """Return a sketch of the rows since the last call; None if too few."""
         self._settle()
-        if self._untaken.n + self._window[-1].n < least:
+        if self._untaken.n + self._window[-1].n < max(least, 1):
             return None
         if self._window[-1].n:
             self._close_bucket()
@@ -179,7 +179,7 @@ class Sentinel:
             "rows_since_activation": self.everything().n,
             "levels": self.levels(),
             "shares": {name: rows / (window.n or 1) for name, rows in window.flags.items()},
-            "reference": dict(self.profile.rates),
+            "reference": {k: v for k, v in self.profile.rates.items() if ":" not in k},
             "drift": [_drift(item) for item in shown],
         }
 
@@ -199,6 +199,7 @@ class Sentinel:
                 "version": 1,
                 "window": [_sparse(sketch) for sketch in window],
                 "total": _sparse(self.everything()),
+                "untaken": _sparse(self.everything(self._untaken)),
                 "unseen_rows": self._unseen_rows,
                 "watches": {
                     name: [watch.level, watch.towards, watch.looks]
@@ -223,13 +224,14 @@ class Sentinel:
         try:
             value = canonical.decode(data, "the sentinel's sketch")
             window = [_dense(item, profile) for item in value["window"]]
-            total = _dense(value["total"], profile)
+            untaken = value.get("untaken", [0, {}, {}])
+            counted = [_dense(item, profile) for item in (value["total"], untaken)]
             unseen_rows = int(value["unseen_rows"])
             watches = {str(k): _Watch(*map(int, v)) for k, v in value["watches"].items()}
         except (EdgepackError, KeyError, TypeError, ValueError, AttributeError, IndexError):
             return sentinel
         sentinel._window = [*window, *sentinel._window]
-        sentinel.total = total
+        sentinel.total, sentinel._untaken = counted
         sentinel._unseen_rows = unseen_rows
         sentinel._watches = watches
         return sentinel
