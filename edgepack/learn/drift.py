@@ -279,11 +279,12 @@ def count_table(
     where = ds.field("_bundle") == ref.row.digest
     if piece.device is not None:
         where &= ds.field("_device") == piece.device
+    there = view.columns()
+    time = time if time in there else None  # before a row is home no column of the user is there
     if piece.since_us is not None and time is not None:
         where &= ds.field(time) >= pa.scalar(piece.since_us, pa.timestamp("us", "UTC"))
     if piece.until_us is not None and time is not None:
         where &= ds.field(time) < pa.scalar(piece.until_us, pa.timestamp("us", "UTC"))
-    there = view.columns()
     answers = [name for name in there if name.startswith("_score_") or name == "_label"]
     names = [*counting.columns(), *answers, "_flags", "_device", *([time] if time else [])]
     result: dict[tuple[str, ...], Counts] = {}

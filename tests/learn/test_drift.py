@@ -21,6 +21,8 @@ from edgepack.learn.actions import drift_of
 from edgepack.learn.counting import Counting, bins
 from edgepack.learn.drift import Slice, change, ks_p, of_table, psi_interval
 from edgepack.learn.files import of_files
+from edgepack.learn.state import name_state
+from edgepack.report.page import write_report
 from support.learnworld import World, nature
 
 EDGES = st.lists(
@@ -117,6 +119,26 @@ def test_a_device_in_sketch_mode_is_seen_through_its_sketches(returned: World) -
     (alone,) = of_table(returned.view, [ref], Slice(device=row.device)).values()
     assert alone.n == 700
     assert next(c for c in alone.columns if c.name == "temp").words == "changed much"
+
+
+def test_a_world_of_sketches_alone_has_drift_and_says_what_it_lacks(world: World) -> None:
+    ref = world.refs()[0]
+    frame = nature(10, 700, 11, first=60)
+    sketch = Sketch.empty(ref.profile)
+    batch = batch_of(ref.schema, frame)
+    Binner(ref.profile, ref.schema).add(sketch, batch, None, np.zeros(700, np.uint16))
+    device = world.device()
+    device.open().use("pump", ref.schema, ref.row.version, ref.row.digest)
+    device.open().append_sketch(canonical.encode(sketch.to_json()))
+    device.come_home()
+    world.catch_up()
+    (found,), notes = drift_of(world.ws, world.registry, "pump", None, None)
+    assert (found.n, found.worst.name, notes) == (700, "temp", [])
+    with pytest.raises(DataError, match="no row of pump is home in this slice"):
+        drift_of(world.ws, world.registry, "pump", None, "2024-01-01")
+    write_report(world.ws, world.registry, world.clock, world.folder / "report.html")
+    state = name_state(world.ws, world.registry, "pump", world.clock)
+    assert any("inputs changed much" in line for line in state.lines())
 
 
 def test_a_sketch_counts_only_while_its_rows_are_away(returned: World) -> None:
