@@ -1,7 +1,9 @@
 """Main metric of a task as a function of row weights, and bootstrap intervals over it.
 
-Poisson bootstrap: each row weighs Poisson(1) in a round (Chamandy et al. 2012), so that one round
-is a few vector operations. Two models are compared on the same weights: paired.
+Poisson bootstrap: a row weighs Poisson(1) in a round (Chamandy et al. 2012), so that one round is a
+few vector operations. Two models are compared on the same weights: paired. Rows of one day share
+weather, shift and device; drawn one by one they would pass for more evidence than they are. So rows
+that stand close to each other are drawn together, as blocks (`blocks_of`).
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ Statistic = Callable[[Array], float]
 ROUNDS = 400
 WORK = 40_000_000  # rows times rounds: bounds the time of one interval
 CELLS = 2048
+BLOCKS = (20, 200)  # fewest and most
+_DAY = 86_400_000_000  # microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,25 @@ class Auc:
 
         return np.concatenate(rows), value
 
+    def of_blocks(self, blocks: Array) -> Statistic:
+        """Return the area as a function of the blocks' weights, over cells of like scores."""
+        cells = CELLS // 4  # a quarter of them is enough here, where there is a row for each block
+        place = (self.below + self.upto, 2 * np.arange(len(self.down)) + 1)
+        edge = np.quantile(np.concatenate(place), np.arange(1, cells) / cells)
+        parts = []
+        for rows, score in zip((self.up, self.down), place, strict=True):
+            cell = blocks[rows] * cells + np.searchsorted(edge, score, side="right")
+            size = (int(blocks.max()) + 1) * cells
+            parts.append(np.bincount(cell, minlength=size).reshape(-1, cells).astype(np.float32))
+
+        def value(weights: Array) -> float:
+            ups, downs = ((weights[:, None] * part).sum(axis=0, dtype=float) for part in parts)
+            pairs = float(ups.sum()) * float(downs.sum())
+            above = (ups * (2 * np.cumsum(downs) - downs)).sum()
+            return float(above / (2 * pairs)) if pairs else float("nan")
+
+        return value
+
 
 def auc(truth: Array, score: Array) -> Auc:
     """Return the area under the ROC curve of these answers (truth 1 = positive)."""
@@ -167,25 +190,62 @@ def _f1(truth: Array, said: Array) -> Statistic:
     return value
 
 
+def blocks_of(order: Array, *, timed: bool) -> Array:
+    """Return the block of each row, from 0 without gaps.
+
+    A block is a day where rows have a time; where days are few, or there are none, a run of rows
+    that follow one another. Many days are joined.
+
+    Args:
+        order: Time in microseconds, or place.
+        timed: Which of both.
+    """
+    fewest, most = BLOCKS
+    n = len(order)
+    if timed:
+        days, block = np.unique(order // _DAY, return_inverse=True)
+        if len(days) >= fewest:
+            return np.asarray(block * min(most, len(days)) // len(days))
+    rank = np.empty(n, np.int64)
+    rank[np.argsort(order, kind="stable")] = np.arange(n)
+    count = min(n, max(fewest, min(most, n // 50)))
+    return rank * count // max(n, 1)
+
+
 def rounds_for(n: int, rounds: int = ROUNDS) -> int:
     """Return how many rounds are affordable for n rows; at least 60."""
     return max(60, min(rounds, WORK // max(n, 1)))
 
 
 def interval(
-    value: Statistic, n: int, *, seed: int = 0, rounds: int = ROUNDS
+    value: Statistic,
+    n: int,
+    *,
+    seed: int = 0,
+    rounds: int = ROUNDS,
+    blocks: Array | None = None,
 ) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of one figure.
 
     Many rows are first gathered into cells of like scores: a cell of n rows weighs Poisson(n), as
     its rows do together.
+
+    Args:
+        value: The figure.
+        n: Rows.
+        seed: Of the weights.
+        rounds: How often it is drawn.
+        blocks: Rows that are drawn together, see `blocks_of`; None: each row for itself.
     """
-    if n > 2 * CELLS and isinstance(value, (Auc, Mean)):
+    if n > 2 * CELLS and isinstance(value, Auc) and blocks is not None:
+        of_blocks, count = value.of_blocks(blocks), int(blocks.max()) + 1
+        draws = [of_blocks(weights) for weights in _weights(count, seed, rounds)]
+    elif n > 2 * CELLS and isinstance(value, (Auc, Mean)) and blocks is None:
         rows, of_cells = value.cells()
         rng = np.random.default_rng(seed)
         draws = [of_cells(rng.poisson(rows)) for _ in range(rounds)]
     else:
-        draws = [value(weights) for weights in _weights(n, seed, rounds_for(n, rounds))]
+        draws = [value(weights) for weights in _drawn(n, seed, rounds_for(n, rounds), blocks)]
     low, high = np.nanquantile(draws, [0.025, 0.975]) if n else (np.nan, np.nan)
     return float(low), float(high)
 
@@ -221,21 +281,30 @@ def paired(
     more: bool,
     seed: int = 0,
     rounds: int = ROUNDS,
+    blocks: Array | None = None,
 ) -> Paired:
-    """Compare two models on the same rows and the same weights."""
+    """Compare two models on the same rows and the same weights; see `interval`."""
     sign = 1.0 if more else -1.0
     ones = np.ones(n)
     first, second = champion(ones), challenger(ones)
     draws = np.array(
         [
             sign * (challenger(weights) - champion(weights))
-            for weights in _weights(n, seed, rounds_for(n, rounds))
+            for weights in _drawn(n, seed, rounds_for(n, rounds), blocks)
         ]
     )
     low, high = np.nanquantile(draws, [0.025, 0.975])
     gain = sign * (second - first)
     better = float(np.mean(draws[~np.isnan(draws)] > 0))
     return Paired(first, second, gain, float(low), float(high), better, n)
+
+
+def _drawn(n: int, seed: int, rounds: int, blocks: Array | None) -> Iterator[Array]:
+    if blocks is None:
+        yield from _weights(n, seed, rounds)
+        return
+    for weights in _weights(int(blocks.max()) + 1 if n else 0, seed, rounds):
+        yield weights[blocks]
 
 
 def _weights(n: int, seed: int, rounds: int) -> Iterator[Array]:

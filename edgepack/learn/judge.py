@@ -92,9 +92,13 @@ def side(schema: Schema, frame: pd.DataFrame, label: Array, scores: Array | None
     return Side(metrics, statistic(schema.task, truth, label, scores, names), main)
 
 
-def judge(champion: Side, challenger: Side, n: int, seed: int) -> Verdict:
-    """Compare two models on n rows."""
-    result = paired(champion.value, challenger.value, n, more=challenger.main.more, seed=seed)
+def judge(
+    champion: Side, challenger: Side, n: int, seed: int, blocks: Array | None = None
+) -> Verdict:
+    """Compare two models on n rows; `blocks` are drawn together."""
+    result = paired(
+        champion.value, challenger.value, n, more=challenger.main.more, seed=seed, blocks=blocks
+    )
     return Verdict(challenger.main.name, champion.metrics, challenger.metrics, result)
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from device_runtime.format.schema import Schema
-from edgepack.learn.bootstrap import Array, interval, main_of, statistic
+from edgepack.learn.bootstrap import Array, blocks_of, interval, main_of, statistic
 from edgepack.learn.labelled import Coverage, coverage, delays, queued, warnings
 from edgepack.learn.spots import Spot, weak_spots
-from edgepack.learn.survey import Answered, Survey, answered, month_codes
+from edgepack.learn.survey import Answered, Survey, answered, month_codes, order_of
 from edgepack.train.metrics import measure
 
 FEW = 30  # labelled rows below which no interval is drawn
@@ -143,8 +143,10 @@ def quality(found: Survey, *, intervals: bool = True, now_ns: int | None = None)
     months = np.array(words, dtype=object)[codes]
     devices = np.array(table.column("_device").to_pylist(), dtype=object)
 
+    order = order_of(table, schema, found.arrivals)
+
     def scored(mask: Array, wide: bool) -> Score:
-        return score(rows.part(mask), schema, draw=wide and intervals)
+        return score(rows.part(mask), schema, order[mask], draw=wide and intervals)
 
     versions = {int(v): scored(version == v, True) for v in np.unique(version)}
     by_month = {
@@ -171,7 +173,7 @@ def quality(found: Survey, *, intervals: bool = True, now_ns: int | None = None)
     )
 
 
-def score(rows: Answered, schema: Schema, *, draw: bool = True) -> Score:
+def score(rows: Answered, schema: Schema, order: Array, *, draw: bool = True) -> Score:
     """Return figures and, from `FEW` rows on, the interval of the main one."""
     n, names = len(rows.truth), schema.output.names
     main = main_of(schema.task, scored=rows.scores is not None)
@@ -181,7 +183,8 @@ def score(rows: Answered, schema: Schema, *, draw: bool = True) -> Score:
     low = high = None
     if draw and n >= FEW and main.name in metrics:
         value = statistic(schema.task, rows.truth, rows.label, rows.scores, names)
-        low, high = interval(value, n, rounds=120)
+        blocks = blocks_of(order, timed=schema.time is not None)
+        low, high = interval(value, n, rounds=120, blocks=blocks)
     return Score(n, metrics, main.name, low, high)
 
 

@@ -79,7 +79,7 @@ def retrain(ws: Workspace, registry: Registry, name: str, clock: Clock) -> Propo
     old = side(champion.schema, held, *score_onnx(champion.model, champion.schema, held))
     # The schema of the measured model: the shipped one may know classes beyond it.
     new = side(found.proven.onnx.schema, held, found.answers.label, found.answers.scores)
-    verdict = judge(old, new, len(held), recipe.seed)
+    verdict = judge(old, new, len(held), recipe.seed, trial.blocks())
     if not verdict.wins:
         _remember_refusal(ws, name, verdict, clock)
         raise EvidenceError(

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from edgepack.candidate import score_onnx
-from edgepack.learn.bootstrap import Statistic, interval, paired, statistic
+from edgepack.learn.bootstrap import Statistic, blocks_of, interval, paired, statistic
 from edgepack.learn.reference import Reference
 from edgepack.learn.survey import Survey, order_of, truth_of
 from edgepack.train.metrics import MAIN, measure
@@ -108,11 +108,14 @@ def same_rows(refs: Sequence[Reference], found: Survey) -> SameRows | None:
     if not values:
         return None
     n = len(places)
-    bands = {v: interval(value, n, rounds=ROUNDS) for v, value in exact.items()}
+    blocks = blocks_of(order[places], timed=schema.time is not None)
+    bands = {v: interval(value, n, rounds=ROUNDS, blocks=blocks) for v, value in exact.items()}
     gain = None
     if len(exact) > 1:
         before, newest = sorted(exact)[-2:]
-        found_gain = paired(exact[before], exact[newest], n, more=more, rounds=ROUNDS)
+        found_gain = paired(
+            exact[before], exact[newest], n, more=more, rounds=ROUNDS, blocks=blocks
+        )
         gain = (found_gain.gain, found_gain.low, found_gain.high)
     since, until = (_when(order[places[end]], schema) for end in (0, -1))
     return SameRows(main, since, until, n, values, bands, gain)

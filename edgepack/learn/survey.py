@@ -212,6 +212,8 @@ def order_of(table: pa.Table, schema: Schema, arrivals: Arrivals | None) -> Arra
     time = schema.time.name if schema.time else None
     if time is not None and time in table.schema.names:
         return np.asarray(pc.fill_null(table.column(time).cast(pa.int64()), 0).to_numpy())
+    if not table.num_rows:  # no row is home: the table may have no column of the user yet
+        return np.zeros(0, np.int64)
     if arrivals is None:
         raise ValueError("rows without a time need to know when they arrived")
     return arrivals.order(table)

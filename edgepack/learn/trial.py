@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sized
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from edgepack.convert.feed import Scored
 from edgepack.fitted import CLASSED, Fitted
 from edgepack.learn import framed, streamed
 from edgepack.learn.arrival import Arrivals
+from edgepack.learn.bootstrap import Array, blocks_of
 from edgepack.learn.dataset import cap
 from edgepack.learn.judge import Side, Verdict, part
 from edgepack.learn.reference import Reference
@@ -26,9 +27,6 @@ from edgepack.store.labels import Labels, collect
 from edgepack.store.view import View
 from edgepack.tables import moment
 from edgepack.workspace import Workspace
-
-if TYPE_CHECKING:
-    from edgepack.learn.bootstrap import Array
 
 LEFT_OUT = 4  # devices that are left out in turn, the largest first: one fit each
 
@@ -145,6 +143,14 @@ class Trial:
             recipe, champion, labels, window, capped.keep, data.device, capped.dropped,
             data.originals, data.repeated, rows, until, serial, files,
         )  # fmt: skip
+
+    def blocks(self) -> Array:
+        """Return which of the rows to judge by are drawn together."""
+        time = self.recipe.time
+        if time is None:
+            return blocks_of(np.arange(len(self.rows.held)), timed=False)
+        micros = self.rows.held[time].astype("datetime64[us]").astype("int64").to_numpy()
+        return blocks_of(micros, timed=True)
 
     def traced(self, made: Made, verdict: Verdict | None = None) -> dict[str, Any]:
         """Return lineage.json of what ships; figures only with a verdict."""

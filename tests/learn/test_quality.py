@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from edgepack.learn import bootstrap
 from edgepack.learn.actions import import_labels, write_queue
-from edgepack.learn.bootstrap import auc, interval, paired, statistic
+from edgepack.learn.bootstrap import auc, blocks_of, interval, paired, statistic
 from edgepack.learn.labelled import _not_at_random
 from edgepack.learn.quality import quality
 from edgepack.learn.state import name_state
@@ -102,6 +102,45 @@ def test_a_paired_interval_is_narrower_than_two_apart() -> None:
     alone = interval(auc(truth, first), 2000)
     assert found.low > 0
     assert found.high - found.low < alone[1] - alone[0]
+
+
+def test_rows_of_one_day_are_drawn_together() -> None:
+    rng = np.random.default_rng(5)
+    day = np.repeat(np.arange(40), 300)
+    order = day * 86_400_000_000 + np.tile(np.arange(300), 40)
+    blocks = blocks_of(order, timed=True)
+    assert np.array_equal(blocks, day)
+    truth = (rng.uniform(size=12_000) < 0.4).astype(int)
+    good = rng.normal(0.6, 0.6, 40)[day]  # on some days the model is good, on others it is not
+    score = truth * good + rng.normal(size=12_000)
+    alone, together = (interval(auc(truth, score), 12_000, blocks=b) for b in (None, blocks))
+    assert together[1] - together[0] > 2 * (alone[1] - alone[0])
+    plain = [auc(truth, score)(rng.poisson(1, 40)[day].astype(float)) for _ in range(400)]
+    width = together[1] - together[0]
+    assert together == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.2 * width)
+    other = auc(truth, score + truth * rng.normal(0.1, 0.6, 40)[day])  # better on some days
+    first = auc(truth, score)
+    apart, joined = (paired(first, other, 12_000, more=True, blocks=b) for b in (None, blocks))
+    assert joined.gain == apart.gain
+    assert joined.high - joined.low > 2 * (apart.high - apart.low)
+
+
+def test_independent_rows_lose_little_by_being_drawn_in_blocks() -> None:
+    rng = np.random.default_rng(6)
+    right = (rng.uniform(size=6000) < 0.8).astype(int)
+    value = statistic("classes", np.ones(6000), right, None, ("a", "b"))
+    blocks = blocks_of(np.arange(6000), timed=False)
+    alone, together = (interval(value, 6000, blocks=b) for b in (None, blocks))
+    ratio = (together[1] - together[0]) / (alone[1] - alone[0])
+    assert 0.75 < ratio < 1.25
+
+
+@pytest.mark.parametrize(("n", "timed"), [(1, True), (3, False), (30, True), (5000, False)])
+def test_blocks_have_no_gaps(n: int, timed: bool) -> None:
+    for order in (np.arange(n), np.arange(n)[::-1] * 10**10, np.zeros(n, np.int64)):
+        found = blocks_of(order, timed=timed)
+        assert set(found) == set(range(int(found.max()) + 1))
+        assert found.max() < 200
 
 
 def test_quality_knows_versions_months_and_where_the_model_fails(returned: World) -> None:
