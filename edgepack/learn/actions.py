@@ -185,7 +185,7 @@ def write_queue(
     recipe = load_recipe(ws.recipe_folder(name))
     made = queue(view, collect(view, refs[0].schema), refs[0].schema, rows, seed=recipe.seed)
     text = io.BytesIO()
-    csv.write_csv(made.table, text)
+    csv.write_csv(_no_formulas(made.table), text)
     write_durable(ws.disk, out.absolute(), text.getvalue(), 0o644)
     why = made.table.column("why").to_pylist()
     counts = {kind: why.count(kind) for kind in ("spread", "unknown", "random")}
@@ -195,6 +195,17 @@ def write_queue(
         "why": counts,
         "file": str(out),
     }
+
+
+def _no_formulas(table: pa.Table) -> pa.Table:
+    """Put an apostrophe before texts of devices that a spreadsheet would calculate."""
+    for place, item in enumerate(table.schema):
+        if item.name not in ("record", "why", "value") and pa.types.is_string(item.type):
+            column = table.column(place)
+            marked = pc.binary_join_element_wise("'", column, "")
+            formula = pc.match_substring_regex(column, r"^[=+\-@\t\r]")
+            table = table.set_column(place, item.name, pc.if_else(formula, marked, column))
+    return table
 
 
 def export_rows(ws: Workspace, registry: Registry, name: str, out: Path) -> int:

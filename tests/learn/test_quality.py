@@ -241,6 +241,18 @@ def test_rows_that_the_queue_drew_by_chance_are_measured_apart(world: World) -> 
     assert sum(by_month.values()) == 400
 
 
+def test_a_text_of_a_device_is_no_formula_in_the_queue(world: World) -> None:
+    frame = nature(20, 300, 3, first=31)
+    frame.loc[:9, "site"] = "=HYPERLINK(A1)"
+    world.device().predict(frame)
+    world.device().come_home()
+    world.catch_up()
+    out = world.folder / "queue.csv"
+    write_queue(world.ws, world.registry, "pump", 300, out)
+    sites = set(pd.read_csv(out)["site"])
+    assert sites == {"'=HYPERLINK(A1)", "north", "south", "east"}
+
+
 def test_the_state_says_what_is_due_and_all_bundles_on_the_same_rows(returned: World) -> None:
     found = name_state(returned.ws, returned.registry, "pump", returned.clock)
     assert found.due.due
