@@ -48,11 +48,14 @@ class Arrivals:
         """Read the registry, up to an import serial."""
         every = registry.segments(state=None)
         rows = [row for row in every if upto is None or row.serial <= upto]
+        of_device: dict[str, list[SegmentRow]] = {}
+        for row in rows:
+            of_device.setdefault(row.device, []).append(row)
         boots: dict[tuple[str, str, str], int] = {}
-        for device in sorted({row.device for row in rows}):
-            named = boots_in_order([row for row in rows if row.device == device])
+        for device, mine in of_device.items():
+            named = boots_in_order(mine)
             boots |= {(device, *key): place for place, key in enumerate(named)}
-        names = {device: i for i, device in enumerate(sorted({row.device for row in rows}))}
+        names = {device: i for i, device in enumerate(sorted(of_device))}
         imported = np.array([row.imported for row in rows], np.int64)
         return cls(
             serial=np.array([row.serial for row in rows], np.int64),
