@@ -118,8 +118,8 @@ def accounting(fleet: Fleet) -> Figure:
     )  # fmt: skip
 
 
-def temperature(fleet: Fleet, fresh: int, cold: int) -> Figure | None:
-    """Age of the running model of each device."""
+def temperature(fleet: Fleet, fresh: int | None, cold: int | None) -> Figure | None:
+    """Age of the running model of each device, and the strictest limits of their classes."""
     aged = sorted(
         (item for item in fleet.devices if item.age_days is not None),
         key=lambda item: -(item.age_days or 0),
@@ -127,7 +127,8 @@ def temperature(fleet: Fleet, fresh: int, cold: int) -> Figure | None:
     if not aged:
         return None
     rows = [(d.name, d.age_days or 0.0, d.age_days or 0.0, d.age_days or 0.0) for d in aged[:40]]
-    limits = [(float(fresh), "cooling"), (float(cold), "cold")]
+    named = ((fresh, "cooling"), (cold, "cold"))
+    limits = [(float(days), text) for days, text in named if days is not None]
     return Figure(
         "How old the running models are",
         "Days since the running bundle was signed, by the base's clock. Oldest first.",

@@ -169,7 +169,10 @@ class Page:
             if (text := _short([*(t for _, t in item.alarms), *item.waits, *item.reasons]))
         ]
         names = {item.id: item.name for item in fleet.devices}
-        policy = next(iter(self.ws.classes.values())).policy
+        classes = {item.device_class for item in fleet.devices}
+        limits = [kind.policy for name, kind in self.ws.classes.items() if name in classes]
+        fresh = min((policy.fresh_days for policy in limits), default=None)
+        cold = min((policy.cold_days for policy in limits), default=None)
         timelines = "".join(
             figure(figures.fleet_timeline(item.found, names))
             for item in self.state.names
@@ -185,7 +188,7 @@ class Page:
             "training. Produced, home, out and lost count rows.</p>"
             + timelines
             + figure(figures.accounting(fleet))
-            + figure(figures.temperature(fleet, policy.fresh_days, policy.cold_days))
+            + figure(figures.temperature(fleet, fresh, cold))
         )
 
     # --- one bundle name ---------------------------------------------------------------------
