@@ -149,8 +149,9 @@ class Trial:
         time = self.recipe.time
         if time is None:
             return blocks_of(np.arange(len(self.rows.held)), timed=False)
-        micros = self.rows.held[time].astype("datetime64[us]").astype("int64").to_numpy()
-        return blocks_of(micros, timed=True)
+        when = self.rows.held[time]
+        plain = when if when.dt.tz is None else when.dt.tz_convert(None)
+        return blocks_of(plain.to_numpy("datetime64[us]").astype(np.int64), timed=True)
 
     def traced(self, made: Made, verdict: Verdict | None = None) -> dict[str, Any]:
         """Return lineage.json of what ships; figures only with a verdict."""

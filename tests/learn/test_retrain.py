@@ -168,6 +168,21 @@ def test_a_device_whose_clock_lies_ahead_neither_teaches_nor_judges(returned: Wo
     assert any("0 new labelled rows" in line for line in now.left)
 
 
+def test_times_may_have_a_zone(tmp_path) -> None:
+    rows = nature(30, 2000, 1)
+    world = World(tmp_path, frame=rows.assign(taken=rows["taken"].dt.tz_localize("Asia/Kolkata")))
+    world.train()
+    frame = nature(40, 2500, 2, first=30)
+    local = frame.assign(taken=frame["taken"].dt.tz_localize("Asia/Kolkata"))
+    ids = world.device().predict(local)
+    world.device().label(ids, frame["worn"].tolist())
+    world.device().come_home()
+    world.catch_up()
+    facts = retrain(world.ws, world.registry, "pump", world.clock).facts
+    assert facts["interval"][0] > 0
+    assert facts["window"]["set_aside"] == 0
+
+
 def test_a_window_without_time_is_the_newest_third() -> None:
     found = choose(np.arange(900), np.zeros(900, bool), span_us=None, least=100, what="x")
     assert found.judge.sum() == pytest.approx(300, abs=2)
