@@ -26,6 +26,8 @@ from edgepack.store.view import View
 RECORD = (
     r"^(?P<device>[0-9a-f]{32})/(?P<epoch>[0-9a-f]{16})/(?P<uid>[0-9a-f]{16})/(?P<seq>[0-9]{1,18})$"
 )
+WHOLE = r"^(0|-?[1-9][0-9]{0,18})$"  # a whole number as `key_text` writes it
+LEAST, MOST = (pa.scalar(n, pa.int64()).cast(pa.decimal128(20, 0)) for n in (-(2**63), 2**63 - 1))
 PLACE = ("_device", "_epoch", "_uid", "_sequence")
 BASE = "base"
 _COLUMNS = ("_device", "_serial", "_sequence", "ref", "by", "value", "source", "observed")
@@ -130,7 +132,9 @@ class Labels:
         return self._index["records"]  # type: ignore[no-any-return]
 
     def _by_key(self, rows: pa.RecordBatch | pa.Table, key: str) -> list[np.ndarray[Any, Any]]:
-        text = key_text(_flat(rows.column(key)))
+        values = _flat(rows.column(key))
+        whole = pa.types.is_integer(values.type)
+        text = values.cast(pa.int64()) if whole else key_text(values)
         own = np.full(rows.num_rows, -1, np.int64)
         devices = _flat(rows.column("_device")).dictionary_encode()
         codes = _numpy(devices.indices)
@@ -140,14 +144,29 @@ class Labels:
         return [self._one_giver(text, ""), own]
 
     def _one_giver(self, text: pa.Array, device: str) -> np.ndarray[Any, Any]:
-        index = f"key {device}"
+        whole = pa.types.is_integer(text.type)
+        index = f"key {device} {whole}"
         if index not in self._index:
             mine = self.by_key & _numpy(pc.equal(self.device, device))
+            if whole:
+                mine &= _numpy(pc.match_substring_regex(self.ref, WHOLE))
             order = np.flatnonzero(mine)
-            self._index[index] = (self.ref.take(pa.array(order)), order)
+            refs = self.ref.take(pa.array(order))
+            if whole:  # sorted once: a table of texts would be made again for each batch
+                exact = refs.cast(pa.decimal128(20, 0))
+                fits = pc.equal(exact, pc.max_element_wise(pc.min_element_wise(exact, MOST), LEAST))
+                numbers, order = _numpy(exact.filter(fits).cast(pa.int64())), order[_numpy(fits)]
+                rank = np.argsort(numbers, kind="stable")
+                refs, order = numbers[rank], order[rank]
+            self._index[index] = (refs, order)
         refs, order = self._index[index]
         if not len(order):
             return np.full(len(text), -1, np.int64)
+        if whole:
+            wanted = _numpy(pc.fill_null(text, 0))
+            near = np.minimum(np.searchsorted(refs, wanted), len(refs) - 1)
+            hit = (refs[near] == wanted) & _numpy(pc.is_valid(text))
+            return np.where(hit, order[near], -1)
         at = pc.index_in(text, value_set=refs)
         place = _numpy(pc.fill_null(at, -1)).astype(np.int64)
         return np.where(place >= 0, order[np.maximum(place, 0)], -1)

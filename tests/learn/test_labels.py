@@ -143,6 +143,17 @@ def test_the_join_does_what_a_plain_loop_does(
     assert found == expected
 
 
+def test_whole_keys_of_any_size_meet_their_text(schema: Schema) -> None:
+    keys = [0, -1, 7, 10**17, 10**18, 9_219_999_999_999_999_999, 2**63 - 1, -(2**63), 5]
+    texts = [*map(str, keys[:-1]), "9223372036854775808", "-9999999999999999999", "007", "5x", ""]
+    table = given_table(*(("", text, "key", i % 2) for i, text in enumerate(texts)))
+    found = truths(table, rows_table(list(range(len(keys))), keys), schema)
+    assert found == [["false", "true"][i % 2] for i in range(len(keys) - 1)] + [None]
+    rows = rows_table([1, 2], [0, 0])
+    rows = rows.set_column(5, "serial", pa.array([None, 7], pa.int32()))
+    assert truths(table, rows, schema) == [None, "false"]
+
+
 def test_record_ids_are_written_as_the_device_writes_them(returned: World) -> None:
     table = returned.view.read(["_device", "_epoch", "_uid", "_sequence", "_row"]).sort_by("_row")
     assert record_ids(table).to_pylist() == returned.ids
