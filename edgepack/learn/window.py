@@ -67,6 +67,9 @@ def choose(
         raise EvidenceError(
             f"{len(times):,} labelled rows of {what} are newer than its model's training data; "
             f"{2 * least:,} are needed: {least:,} to judge by and as many to learn from",
+            why=f"{int(wrong.sum()):,} rows are dated in the future by this base's clock"
+            if wrong.any()
+            else "",
         )
     span = span_us if span_us is not None else int(times[-1] - times[len(times) * 2 // 3])
     first = np.searchsorted(times, times - span, side="right")

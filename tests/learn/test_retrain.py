@@ -195,6 +195,13 @@ def test_rows_that_cannot_be_parted_are_refused(order) -> None:
         choose(order, np.zeros(len(order), bool), span_us=1, least=100, what="x")
 
 
+def test_a_base_whose_clock_is_behind_says_so() -> None:
+    order = np.arange(500) * DAY
+    with pytest.raises(EvidenceError) as caught:
+        choose(order, order < 0, span_us=DAY, least=100, what="x", aside=order > 99 * DAY)
+    assert caught.value.why == "400 rows are dated in the future by this base's clock"
+
+
 def test_one_class_in_the_window_is_refused() -> None:
     with pytest.raises(EvidenceError, match="one class"):
         check_classes("binary", [True] * 500, "x")
