@@ -48,9 +48,11 @@ class FusedDisk(RealDisk):
 
     def __init__(self) -> None:
         self.fuse: int | None = None
+        self.calls = 0
 
     def burn(self) -> None:
         """Count one call."""
+        self.calls += 1
         if self.fuse is not None:
             self.fuse -= 1
             if self.fuse < 0:

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
 
 from edgepack.sim.actors import lab_ring
 from edgepack.sim.parts import Step
+from edgepack.sim.schedule import fast_folder
 from edgepack.sim.world import World
 
 
@@ -61,17 +65,19 @@ def parse(text):
 
 
 @pytest.fixture
-def script(tmp_path, ring):
-    return Script(World(tmp_path, 1, 2, ring))
+def folder():
+    """Where the base of a world lies: in memory where that is possible, for it syncs a lot."""
+    with tempfile.TemporaryDirectory(prefix="edgepack-faults-", dir=fast_folder()) as path:
+        yield Path(path)
 
 
 @pytest.fixture
-def play(tmp_path, ring):
+def play(folder, ring):
     """Play one schedule from start to finish in a world with both devices accepted."""
     made = []
 
     def run(schedule, *, devices=2, finish=True):
-        world = World(tmp_path / f"world-{len(made)}", 1, devices, ring)
+        world = World(folder / f"world-{len(made)}", 1, devices, ring)
         made.append(world)
         script = Script(world)
         for number in range(devices):
