@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgepack.errors import DataError, RecipeError
+from edgepack.parts import parts
 from edgepack.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class Fitted:
 
     def predict_scores(self, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
         """Return the estimator's own scores [n, k]; see `scores_of`."""
-        found = scores_of(self.estimator, self.recipe.task, estimator_rows(frame, self.inputs))
+        rows = estimator_rows(frame, self.inputs, missing_text(self.estimator))
+        found = scores_of(self.estimator, self.recipe.task, rows)
         if found is None:
             raise RecipeError(f"the model of {self.recipe.name} gives no probabilities")
         return found
@@ -54,21 +56,57 @@ def is_tensor(values: Any) -> bool:
     )
 
 
-def estimator_rows(frame: pd.DataFrame, inputs: Sequence[str]) -> Any:
+def is_missing(value: Any) -> bool:
+    """Whether a value of a text column stands for none: None or NaN."""
+    return value is None or (isinstance(value, (float, np.floating)) and bool(np.isnan(value)))
+
+
+def missing_text(estimator: Any) -> Any:
+    """Return what a missing text is to an estimator, fitted or not: NaN as pandas has it, or None.
+
+    None only where it says so itself: an encoder that learnt it, an imputer that looks for it.
+    """
+    params = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    if any(name.endswith("missing_values") and value is None for name, value in params.items()):
+        return None
+    for _, part in parts(estimator):
+        for words in getattr(part, "categories_", ()):
+            if any(word is None for word in words):
+                return None
+    return np.nan
+
+
+def estimator_rows(frame: pd.DataFrame, inputs: Sequence[str], missing: Any = np.nan) -> Any:
     """Return what an estimator is given: a frame, or [n, values] of the one column of tensors.
+
+    Args:
+        frame: Rows.
+        inputs: Columns that it is given, in order.
+        missing: What a missing text is; see `missing_text`.
 
     Raises:
         DataError: A column of tensors stands beside other inputs, or its shapes differ.
     """
     tensors = [name for name in inputs if is_tensor(frame[name])]
     if not tensors:
-        return frame[list(inputs)]
+        rows = frame[list(inputs)]
+        return rows.assign(**{name: _texts(rows[name], missing) for name in _gaps(rows)})
     if len(inputs) > 1:
         raise DataError(
             f"column {tensors[0]} holds tensors and must be the only input",
             next="put every number of a row into the tensor, or none",
         )
     return flat(frame[tensors[0]])
+
+
+def _gaps(rows: pd.DataFrame) -> list[str]:
+    return [str(n) for n in rows.columns if rows[n].dtype == object and rows[n].isna().any()]
+
+
+def _texts(values: Any, missing: Any) -> Any:
+    found = values.to_numpy(object).copy()
+    found[values.isna().to_numpy()] = missing
+    return type(values)(found, index=values.index, dtype=object)
 
 
 def flat(values: Any) -> np.ndarray[Any, Any]:

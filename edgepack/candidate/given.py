@@ -21,7 +21,7 @@ from edgepack.convert.foreign import look, names_for, read_onnx, schema_of
 from edgepack.convert.loading import kind_of, load_estimator, onnx_file
 from edgepack.convert.prove import Proven, prove, tolerances
 from edgepack.errors import ConversionError, DataError, ParityError
-from edgepack.fitted import CLASSED, Fitted, class_text, estimator_rows, names_of
+from edgepack.fitted import CLASSED, Fitted, class_text, estimator_rows, missing_text, names_of
 from edgepack.recipe import Recipe
 from edgepack.tables import inputs_of, prepare, read_files
 from edgepack.workspace import Workspace
@@ -83,7 +83,7 @@ def prove_estimator(
     if wanted is not None and sorted(wanted) == sorted(inputs):
         inputs = [str(name) for name in wanted]
     try:
-        estimator.predict(estimator_rows(samples.head(2), inputs))
+        estimator.predict(estimator_rows(samples.head(2), inputs, missing_text(estimator)))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         text = " ".join(str(error).split())[:240]
         raise DataError(

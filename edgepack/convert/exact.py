@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepack.convert import impute, models, steps
+from edgepack.convert import impute, models, steps, words
 from edgepack.convert.forest import Tree, attributes, histogram_tree, sklearn_tree
 from edgepack.convert.graph import Graph
 from edgepack.errors import ConversionError
@@ -51,11 +51,11 @@ def converters(numbers: str = "float64") -> Converters:
         tree.ExtraTreeRegressor,
     ):
         table.convert[kind] = _forest
+    for kind in (ensemble.GradientBoostingClassifier, ensemble.GradientBoostingRegressor):
+        table.convert[kind] = _boosting
     for kind in table.convert:
-        if issubclass(kind, ClassifierMixin):
-            table.parse[kind] = _parse_classifier
+        _declare(table, kind, classified=issubclass(kind, ClassifierMixin))
     from sklearn.impute import SimpleImputer
-    from sklearn.preprocessing import OrdinalEncoder
 
     table.convert[SimpleImputer] = impute.convert
     table.shape[SimpleImputer] = impute.shapes
@@ -64,48 +64,19 @@ def converters(numbers: str = "float64") -> Converters:
     for model, (convert, shape, parse) in models.table().items():
         table.convert[model], table.shape[model] = convert, shape
         table.parse[model] = parse
-    if numbers == "float64":
-        table.convert[OrdinalEncoder], table.shape[OrdinalEncoder] = _ordinal, _ordinal_shape
+    for encoder, (convert, shape) in words.table(numbers).items():
+        table.convert[encoder], table.shape[encoder] = convert, shape
     _add_boosters(table)
     return table
 
 
-def _ordinal_shape(operator: Any) -> None:
-    """Set the type of the codes: double beside doubles, or what stands beside becomes float32."""
-    from skl2onnx.common.data_types import DoubleTensorType
-    from skl2onnx.shape_calculators.ordinal_encoder import (
-        calculate_sklearn_ordinal_encoder_output_shapes as theirs,
-    )
-
-    theirs(operator)
-    if operator.raw_operator.dtype == np.float64:
-        operator.outputs[0].type = DoubleTensorType(operator.outputs[0].type.shape)
-
-
-def _ordinal(scope: Any, operator: Any, container: Any) -> None:
-    """skl2onnx's nodes, of which the last one casts the codes."""
-    from onnx import TensorProto
-    from skl2onnx.operator_converters.ordinal_encoder import convert_sklearn_ordinal_encoder
-
-    convert_sklearn_ordinal_encoder(scope, operator, container)
-    if "Double" in type(operator.outputs[0].type).__name__:
-        (to,) = container.nodes[-1].attribute
-        to.i = TensorProto.DOUBLE
-
-
 def _add_boosters(table: Converters) -> None:
     """Add LightGBM (our own) and XGBoost (onnxmltools') where they are loaded."""
-    from skl2onnx.common.shape_calculator import calculate_linear_regressor_output_shapes
-
     from edgepack.convert.lightgbm import LightClassifier, LightRegressor
 
     def add(kind: type, convert: Callable[..., Any], *, classified: bool) -> None:
         table.convert[kind] = convert
-        table.shape[kind] = (
-            _classifier_shapes if classified else calculate_linear_regressor_output_shapes
-        )
-        if classified:
-            table.parse[kind] = _parse_classifier
+        _declare(table, kind, classified=classified)
 
     lightgbm, xgboost = sys.modules.get("lightgbm"), sys.modules.get("xgboost")
     if lightgbm is not None:
@@ -126,10 +97,26 @@ def _boosted(scope: Any, operator: Any, container: Any) -> None:
 
     booster = operator.raw_operator.get_booster()
     names, booster.feature_names = booster.feature_names, None
+    x, double = _input(Graph(scope, container), operator)
+    if double:  # its trees compare in float32
+        x = Graph(scope, container).node("Cast", [x], version=13, to=1)
     try:
-        convert_xgboost(scope, operator, container)
+        convert_xgboost(scope, _Fed(operator, x), container)
     finally:
         booster.feature_names = names
+
+
+class _Fed:
+    """An operator of skl2onnx whose input is another tensor."""
+
+    def __init__(self, operator: Any, name: str) -> None:
+        self._operator = operator
+        self.inputs = [self]
+        self.full_name = name
+        self.type = operator.inputs[0].type
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._operator, name)
 
 
 def _light(scope: Any, operator: Any, container: Any) -> None:
@@ -153,12 +140,12 @@ def _light(scope: Any, operator: Any, container: Any) -> None:
     elif objective == "multiclass":
         chances = graph.node("Softmax", [raw], version=13, axis=1)
     elif objective in ("poisson", "gamma", "tweedie"):
-        graph.node("Exp", [raw], operator.outputs[0].full_name, version=13)
+        _say(graph, operator.outputs[0], graph.node("Exp", [raw], version=13))
         return
     elif objective in ("regression", "regression_l1", "huber", "fair", "quantile", "mape"):
         if "sqrt" in options:
             raise ConversionError("LightGBM's reg_sqrt has no converter", next="leave it out")
-        graph.node("Identity", [raw], operator.outputs[0].full_name, version=13)
+        _say(graph, operator.outputs[0], raw)
         return
     else:
         raise ConversionError(f"LightGBM's objective {objective} has no converter")
@@ -181,15 +168,47 @@ def _parse_classifier(
     return list(operator.outputs)
 
 
+def _parse_value(
+    scope: Any, model: Any, inputs: Sequence[Any], **_custom_parsers: Any
+) -> list[Any]:
+    """Declare a regression's one output."""
+    from skl2onnx._supported_operators import sklearn_operator_name_map
+    from skl2onnx.common.data_types import FloatTensorType
+
+    known = sklearn_operator_name_map.get(type(model), f"Edgepack{type(model).__name__}")
+    operator = scope.declare_local_operator(known, model)
+    operator.inputs = list(inputs)
+    operator.outputs.append(scope.declare_local_variable("variable", FloatTensorType()))
+    return list(operator.outputs)
+
+
+def _declare(table: Converters, kind: type, *, classified: bool) -> None:
+    """Answers of trees are float32, but double inside an estimator that reckons in double."""
+    table.shape[kind] = _classifier_shapes if classified else _value_shapes
+    table.parse[kind] = _parse_classifier if classified else _parse_value
+
+
+def _kept_type(variable: Any) -> Any:
+    from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
+
+    return DoubleTensorType if isinstance(variable.type, DoubleTensorType) else FloatTensorType
+
+
+def _value_shapes(operator: Any) -> None:
+    """Set the type of a regression's output."""
+    rows = operator.inputs[0].get_first_dimension()
+    operator.outputs[0].type = _kept_type(operator.outputs[0])([rows, 1])
+
+
 def _classifier_shapes(operator: Any) -> None:
     """Set the types of a classifier's two outputs."""
-    from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringTensorType
+    from skl2onnx.common.data_types import Int64TensorType, StringTensorType
 
     classes = np.asarray(operator.raw_operator.classes_)
     rows = operator.inputs[0].get_first_dimension()
     label = StringTensorType if classes.dtype.kind in "OUS" else Int64TensorType
     operator.outputs[0].type = label([rows])
-    operator.outputs[1].type = FloatTensorType([rows, len(classes)])
+    operator.outputs[1].type = _kept_type(operator.outputs[1])([rows, len(classes)])
 
 
 def _input(graph: Graph, operator: Any) -> tuple[str, bool]:
@@ -223,12 +242,20 @@ def _sum(
 
 def _classify(graph: Graph, operator: Any, chances: str, classes: Any) -> None:
     """Name the probabilities, and the label: the first of the largest, as `argmax` says it."""
-    label, scores = (item.full_name for item in operator.outputs[:2])
-    graph.node("Identity", [chances], scores, version=13)
+    label = operator.outputs[0].full_name
+    _say(graph, operator.outputs[1], chances)
     best = graph.node("ArgMax", [chances], version=13, axis=1, keepdims=0)
     text = np.asarray(classes).dtype.kind in "OUS"
     names = graph.constant(classes, str if text else np.int64)
     graph.node("Gather", [names, best], label, version=13, axis=0)
+
+
+def _say(graph: Graph, variable: Any, answer: str) -> None:
+    """Give an answer its name, in the type that was declared for it."""
+    if "Double" in type(variable.type).__name__:
+        graph.node("Cast", [answer], variable.full_name, version=13, to=11)
+    else:
+        graph.node("Identity", [answer], variable.full_name, version=13)
 
 
 def _both(graph: Graph, positive: str) -> str:
@@ -257,17 +284,13 @@ def _histogram(scope: Any, operator: Any, container: Any) -> None:
         ]
     raw = _sum(graph, x, trees, width, base, double)
     if hasattr(model, "classes_"):
-        if width == 1:
-            chances = _both(graph, graph.node("Sigmoid", [raw], version=13))
-        else:
-            chances = graph.node("Softmax", [raw], version=13, axis=1)
-        _classify(graph, operator, chances, model.classes_)
+        _classify(graph, operator, _chances(graph, container, model, raw, width), model.classes_)
         return
     link = type(model._loss.link).__name__  # noqa: SLF001
     kinds = {"IdentityLink": "Identity", "LogLink": "Exp"}
     if link not in kinds:
         raise ConversionError(f"a {type(model).__name__} with {link} has no converter")
-    graph.node(kinds[link], [raw], operator.outputs[0].full_name, version=13)
+    _say(graph, operator.outputs[0], graph.node(kinds[link], [raw], version=13))
 
 
 def _forest(scope: Any, operator: Any, container: Any) -> None:
@@ -297,7 +320,53 @@ def _forest(scope: Any, operator: Any, container: Any) -> None:
         chances = _both(graph, mean) if width == 1 else mean
         _classify(graph, operator, chances, model.classes_)
     else:
-        graph.node("Identity", [mean], operator.outputs[0].full_name, version=13)
+        _say(graph, operator.outputs[0], mean)
+
+
+def _boosting(scope: Any, operator: Any, container: Any) -> None:
+    """GradientBoosting: a start, and trees that compare in float32."""
+    from onnx import TensorProto
+
+    model = operator.raw_operator
+    graph = Graph(scope, container)
+    x, double = _input(graph, operator)
+    if double:
+        x = graph.node("Cast", [x], version=13, to=TensorProto.FLOAT)
+    if model.init_ != "zero" and not type(model.init_).__name__.startswith("Dummy"):
+        raise ConversionError(
+            f"a {type(model).__name__} that begins with another model has no converter",
+            next="leave init out",
+        )
+    begin = model._raw_predict_init(np.zeros((1, model.n_features_in_), np.float32))  # noqa: SLF001
+    rate = model.learning_rate
+    trees = [
+        sklearn_tree(one.tree_, one.tree_.value[:, 0, :] * rate, target)
+        for stage in model.estimators_
+        for target, one in enumerate(stage)
+    ]
+    raw = _sum(graph, x, trees, len(begin[0]), begin[0].tolist(), double=False)
+    if not hasattr(model, "classes_"):
+        _say(graph, operator.outputs[0], raw)
+        return
+    slope = 2.0 if model.loss == "exponential" else 1.0
+    chances = _chances(graph, container, model, raw, len(begin[0]), slope)
+    _classify(graph, operator, chances, model.classes_)
+
+
+def _chances(
+    graph: Graph, container: Any, model: Any, raw: str, width: int, slope: float = 1.0
+) -> str:
+    """Return probabilities [n, classes] of raw scores; the scores where a calibrator wants them."""
+    if container.get_options(model, {"raw_scores": False}, fail=False).get("raw_scores"):
+        if width > 1:
+            return raw
+        less = graph.node("Neg", [raw], version=13)
+        return graph.node("Concat", [less, raw], version=13, axis=1)
+    if width > 1:
+        return graph.node("Softmax", [raw], version=13, axis=1)
+    if slope != 1.0:
+        raw = graph.node("Mul", [raw, graph.constant([slope], np.float32)], version=14)
+    return _both(graph, graph.node("Sigmoid", [raw], version=13))
 
 
 def _node_values(tree: Any, classified: bool) -> np.ndarray[Any, Any]:

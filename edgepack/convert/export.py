@@ -12,6 +12,7 @@ import numpy as np
 from device_runtime.format.schema import Column, ModelInput, ModelOutput, Schema
 from edgepack.convert.families import refuse, unwrap
 from edgepack.convert.normal import join_labels, normalise, retype, unflatten, unzip
+from edgepack.convert.words import MISSING_TEXT
 from edgepack.errors import ConversionError, DataError
 from edgepack.fitted import Fitted, class_text
 from edgepack.recipe import Recipe
@@ -179,9 +180,9 @@ def input_tensors(estimator: Any, fed: Sequence[Column], numbers: str) -> tuple[
     names = tuple(column.name for column in fed)
     if any(column.shape for column in fed) or _by_name(estimator) or _has_text(fed):
         return tuple(
-            ModelInput(
-                column.name, "string" if column.dtype == "string" else numbers, (column.name,)
-            )
+            ModelInput(column.name, "string", (column.name,), MISSING_TEXT)
+            if column.dtype == "string"
+            else ModelInput(column.name, numbers, (column.name,))
             for column in fed
         )
     return (ModelInput("X", numbers, names),)

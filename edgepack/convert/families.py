@@ -6,12 +6,13 @@ have no ONNX form. Everything else goes through the parity gate like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from edgepack.convert.graph import FUNCTIONS, has_form
 from edgepack.errors import ConversionError
+from edgepack.parts import TREES, parts
 
 Test = Callable[[Any], bool]
 
@@ -71,6 +72,13 @@ REFUSED: dict[str, tuple[Refusal, ...]] = {
             "use OrdinalEncoder",
         ),
     ),
+    "CalibratedClassifierCV": (
+        Refusal(
+            lambda one: one.method != "sigmoid",
+            "the converter calibrates by sigmoid only",
+            'use method="sigmoid"',
+        ),
+    ),
     "HashingVectorizer": (
         Refusal(_always, "its hash function has no ONNX form", "use CountVectorizer"),
     ),
@@ -128,22 +136,6 @@ ARITHMETIC = (
     "IterativeImputer",
     "KNNImputer",
 )
-TREES = (
-    "DecisionTreeClassifier",
-    "DecisionTreeRegressor",
-    "ExtraTreeClassifier",
-    "ExtraTreeRegressor",
-    "RandomForestClassifier",
-    "RandomForestRegressor",
-    "ExtraTreesClassifier",
-    "ExtraTreesRegressor",
-    "GradientBoostingClassifier",
-    "GradientBoostingRegressor",
-    "XGBClassifier",
-    "XGBRegressor",
-    "XGBRFClassifier",
-    "XGBRFRegressor",
-)
 
 
 def unwrap(estimator: Any) -> Any:
@@ -163,41 +155,6 @@ def unwrap(estimator: Any) -> Any:
 
         return Pipeline([*steps[:-1], (steps[-1][0], inner)])
     return estimator
-
-
-def parts(estimator: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (path, estimator) of a fitted estimator and of everything inside it."""
-    yield from _walk(type(estimator).__name__, estimator, set())
-
-
-def _walk(path: str, estimator: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    if id(estimator) in seen or estimator is None or isinstance(estimator, (str, int, float)):
-        return
-    seen.add(id(estimator))
-    yield path, estimator
-    for name, part in _inside(estimator):
-        yield from _walk(f"{path}.{name}", part, seen)
-
-
-def _inside(estimator: Any) -> Iterator[tuple[str, Any]]:
-    for name, part in getattr(estimator, "steps", ()) or ():
-        yield name, part
-    for item in getattr(estimator, "transformers_", ()) or ():
-        yield item[0], item[1]
-    if hasattr(estimator, "transformer_list"):
-        yield from estimator.transformer_list
-    for attribute in ("estimator_", "final_estimator_", "classifier_", "regressor_", "init_"):
-        part = getattr(estimator, attribute, None)
-        if part is not None:
-            yield attribute.rstrip("_"), part
-    for attribute in ("estimators_", "calibrated_classifiers_"):
-        found = getattr(estimator, attribute, None)
-        if found is None or type(estimator).__name__ in TREES:
-            continue
-        for index, part in enumerate(found):
-            inner = getattr(part, "estimator", part)
-            if hasattr(inner, "get_params"):
-                yield f"{attribute.rstrip('_')}[{index}]", inner
 
 
 def refuse(estimator: Any) -> None:

@@ -1,4 +1,4 @@
-"""SimpleImputer over numbers, its missing indicator included: skl2onnx leaves the indicator out."""
+"""SimpleImputer: over numbers with its missing indicator, which skl2onnx leaves out; over text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from edgepack.convert.graph import Graph
+from edgepack.convert.words import MISSING_TEXT, ML
 from edgepack.errors import ConversionError
+from edgepack.fitted import is_missing
 
 
 def is_ours(model: Any, kind: Any) -> bool:
@@ -22,7 +24,7 @@ def shapes(operator: Any) -> None:
     model = operator.raw_operator
     kind = operator.inputs[0].type
     if not is_ours(model, kind):
-        from skl2onnx.shape_calculators.imputer_op import calculate_sklearn_imputer_output_shapes
+        from skl2onnx.shape_calculators.imputer import calculate_sklearn_imputer_output_shapes
 
         calculate_sklearn_imputer_output_shapes(operator)
         return
@@ -41,6 +43,9 @@ def convert(scope: Any, operator: Any, container: Any) -> None:
                 "SimpleImputer with an indicator is converted for numbers only",
                 next="leave add_indicator out, or impute in rows()",
             )
+        if "String" in type(kind).__name__:
+            _words(Graph(scope, container), operator)
+            return
         _theirs()(scope, operator, container)
         return
     graph = Graph(scope, container)
@@ -60,6 +65,26 @@ def convert(scope: Any, operator: Any, container: Any) -> None:
         flags = graph.node("IsNaN", [graph.node("Gather", [x, at], version=13, axis=1)], version=13)
         parts.append(graph.node("Cast", [flags], version=13, to=11 if double else 1))
     graph.node("Concat", parts, operator.outputs[0].full_name, version=13, axis=1)
+
+
+def _words(graph: Graph, operator: Any) -> None:
+    """Add the nodes of an imputer over text: a missing one becomes the word of its column."""
+    model = operator.raw_operator
+    gone = MISSING_TEXT if is_missing(model.missing_values) else str(model.missing_values)
+    names = [item.full_name for item in operator.inputs]
+    x = names[0] if len(names) == 1 else graph.node("Concat", names, version=13, axis=1)
+    flags = graph.node(
+        "LabelEncoder",
+        [x],
+        domain=ML,
+        version=2,
+        keys_strings=[gone],
+        values_int64s=[1],
+        default_int64=0,
+    )
+    where = graph.node("Cast", [flags], version=13, to=9)
+    filling = graph.constant(np.asarray(model.statistics_, object).reshape(1, -1), str)
+    graph.node("Where", [where, filling, x], operator.outputs[0].full_name, version=9)
 
 
 def _kept(model: Any) -> list[int]:

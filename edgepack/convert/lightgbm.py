@@ -23,7 +23,8 @@ class LightClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     def __init__(self, booster: Any = None, classes: int = 2) -> None:
-        self.booster_ = booster
+        self.booster = self.booster_ = booster
+        self.classes = classes
         self.classes_ = np.arange(classes)
 
     def predict_proba(self, rows: Any) -> Array:
@@ -44,7 +45,7 @@ class LightRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     def __init__(self, booster: Any = None) -> None:
-        self.booster_ = booster
+        self.booster = self.booster_ = booster
 
     def predict(self, rows: Any) -> Array:
         """Return values."""

@@ -11,6 +11,7 @@ import numpy as np
 from edgepack.convert.export import Onnx, input_tensors, tensors_to_proto
 from edgepack.convert.feed import feeds, official_session, run_official
 from edgepack.convert.parity import Difference, original
+from edgepack.fitted import estimator_rows, missing_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +94,7 @@ def step_of(estimator: Any, onnx: Onnx, held: pd.DataFrame, first: Difference) -
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
-                want = front.transform(rows)
+                want = front.transform(estimator_rows(rows, inputs, missing_text(estimator)))
                 proto = tensors_to_proto(front, tensors, fed, "1.20", onnx.numbers)
                 session = official_session(proto.SerializeToString())
                 got = session.run(None, feeds(schema, rows))[0]

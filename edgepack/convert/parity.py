@@ -18,7 +18,7 @@ from device_runtime.model.session import open_session
 from edgepack.convert.feed import ROWS, Scored, batch_of, official_session, run_official
 from edgepack.convert.hostile import hostile_rows, thresholds_of
 from edgepack.errors import ConversionError
-from edgepack.fitted import class_text, estimator_rows, scores_of
+from edgepack.fitted import class_text, estimator_rows, missing_text, scores_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,11 +165,12 @@ def original(estimator: Any, schema: Schema, inputs: Sequence[str]) -> ORIGINAL:
     """Return a function that asks the trained estimator for labels and scores."""
     names = {name: index for index, name in enumerate(schema.output.names)}
     by_scores = says_argmax(estimator)
+    missing = missing_text(estimator)
 
     def ask(frame: pd.DataFrame) -> Scored:
         with warnings.catch_warnings():  # of names that an inner estimator was not told
             warnings.simplefilter("ignore")
-            return answer(estimator_rows(frame, inputs))
+            return answer(estimator_rows(frame, inputs, missing))
 
     def answer(rows: Any) -> Scored:
         none = np.full(len(rows), -1, np.int16)

@@ -15,6 +15,7 @@ from edgepack.convert.export import Onnx, export
 from edgepack.convert.families import number_types, unwrap
 from edgepack.convert.feed import official_session, run_official
 from edgepack.convert.hostile import base_rows, with_value
+from edgepack.convert.words import UNSEEN
 from edgepack.errors import ConversionError, ParityError
 from edgepack.fitted import Fitted
 from edgepack.recipe import Recipe
@@ -22,7 +23,6 @@ from edgepack.recipe import Recipe
 if TYPE_CHECKING:
     import pandas as pd
 
-PROBE = "\u2063never seen"  # an invisible separator: no real category begins with it
 _REFUSED = (ValueError, TypeError, KeyError, IndexError, OverflowError)
 
 
@@ -145,7 +145,7 @@ def _probes(schema: Schema) -> list[tuple[Column, str | None]]:
         if column.dtype in ("float32", "float64", "string") and not column.missing:
             found.append((column, None))
         if column.dtype == "string" and column.categories is not None and not column.closed:
-            found.append((column, PROBE))
+            found.append((column, UNSEEN))
     return found
 
 
