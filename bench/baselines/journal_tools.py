@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_CLOCKS = Struct("<qqI").pack
+_HEAD = Struct("<qqqI").pack
 
 
 class RawFile:
@@ -63,8 +63,8 @@ class SqliteFile:
     def insert_row(self, rows: Any) -> None:
         """One row, given as the journal gets it: two clocks, what the model said, all columns."""
         columns, answers = rows.batch.columns, rows.answers
-        head = _CLOCKS(time.monotonic_ns(), time.time_ns(), rows.latency_us)
-        texts = "\0".join([text.values[0] for text in columns.rest.values()]).encode()
+        head = _HEAD(time.monotonic_ns(), time.time_ns(), rows.batch.first_row, rows.latency_us)
+        texts = "\0".join([x.values[0] if x.values else "" for x in columns.rest.values()]).encode()
         data = b"".join((head, rows.flags, answers.label, answers.scores, columns.packed, texts))
         self.db.execute("INSERT INTO log (row) VALUES (?)", (data,))
 

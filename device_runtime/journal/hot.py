@@ -51,7 +51,8 @@ def one_row(active: Active, encoder: RowEncoder, wall_ns: Callable[[], int]) -> 
     fixed, get_texts, known = encoder.fixed, encoder.get_texts, encoder.known
     encrypt, hash_ = active.encrypt, active.hash
     score_bytes, fixed_bytes = encoder.score_bytes, HEAD.size + 4 + encoder.fixed_bytes
-    first, prefix, extra = active.header.first, active.prefix, FRAME.size + TAG
+    first, prefix, header = active.header.first, active.prefix, FRAME.size
+    extra = header + TAG
     whole: Form | None = None  # rows of this form have exactly these numbers, in this order
 
     def append(rows: Rows, monotonic: int) -> Appended | None:
@@ -81,12 +82,14 @@ def one_row(active: Active, encoder: RowEncoder, wall_ns: Callable[[], int]) -> 
         end = active.size + size
         if end > active.limit:
             return None
-        counter, offset = active.counter, active.offset
+        counter = active.counter
+        offset = active.offset
         active.counter = counter + 1  # used up, even if the write fails
-        head = _FRAME(MARKER, ROWS, 0, size - FRAME.size, counter, offset, 1)
+        head = _FRAME(MARKER, ROWS, 0, size - header, counter, offset, 1)
         data = head + encrypt(_NONCE(counter), content, hash_ + head)
         # Before the write: an interrupt must not give a sequence twice.
-        active.offset, active.size = offset + 1, end
+        active.offset = offset + 1
+        active.size = end
         done: Appended = _NEW(Appended, (first + offset, prefix, True))
         try:
             if active.write(_CRC(crc32(data)) + data) == size:
