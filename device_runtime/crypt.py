@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 32
-TAG_BYTES = 16
 ED25519_SIGNATURE = 64
-MLDSA65_SIGNATURE = 3309
 _X25519_BYTES = 32
 _MLKEM768_BYTES = 1184
 

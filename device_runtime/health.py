@@ -140,7 +140,7 @@ def temperature(
             found.append((level, f"the model is {days:.0f} days old (limit {limit})"))
             break
     if sentinel is not None:
-        found += _drifted(sentinel) + _shares(sentinel)
+        found += _drifted(sentinel) + share_reasons(sentinel)
     worst = sorted(found, key=lambda item: -item[0])
     return Temperature(LEVELS[worst[0][0] if worst else 0], tuple(text for _, text in worst))
 
@@ -162,7 +162,8 @@ def shortened(reasons: Sequence[str], most: int) -> list[str]:
     return [*reasons[:most], *([f"and {more} more: see status --json"] if more > 0 else [])]
 
 
-def _shares(sentinel: Mapping[str, Any]) -> list[tuple[int, str]]:
+def share_reasons(sentinel: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """Return (level, reason) where too many rows are unlike, unsure or of unseen categories."""
     if sentinel["rows"] < MIN_SHARE_ROWS:
         return []
     found = []

@@ -6,8 +6,7 @@ lower-case hex. A record's fields stand in the order of its table's columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from device_runtime.crypt import PublicIdentity
@@ -229,8 +228,3 @@ class ReportRow:
 
 Span = tuple[int, int]
 """First and last sequence, both inclusive."""
-
-
-def jsonable(row: Any) -> Mapping[str, Any]:
-    """Return a row as a JSON object: bytes as hex."""
-    return {k: v.hex() if isinstance(v, bytes) else v for k, v in asdict(row).items()}

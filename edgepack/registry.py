@@ -341,10 +341,6 @@ class Registry(Database):
             name, name,
         )  # fmt: skip
 
-    def newest_bundle(self, name: str) -> BundleRow | None:
-        """Return the bundle with the highest version."""
-        return next(iter(self.bundles(name)), None)
-
     # --- conflicts, alarms, reports ----------------------------------------------------------
 
     def add_conflict(

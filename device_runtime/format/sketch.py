@@ -26,7 +26,7 @@ from device_runtime.format.batch import (
     FLAG_UNLIKE,
     FLAG_UNSEEN,
 )
-from device_runtime.record import dataclass
+from device_runtime.record import dataclass, field
 
 VERSION = 1
 _WHOLE = frozenset((int,))
@@ -73,6 +73,8 @@ class Profile:
         prediction: Of the answered label (text) or value (number); None where there is none.
         confidence: Of the probability of the answered label; None where there is none.
         rates: Share of reference rows per flag name: `unlike`, `abstained`.
+        rhythm: Histogram name → PSI beyond chance that n consecutive reference rows may show, times
+            n. Empty where reference rows have no order of time.
     """
 
     rows: int
@@ -80,6 +82,7 @@ class Profile:
     prediction: Histogram | None
     confidence: Histogram | None
     rates: Mapping[str, float]
+    rhythm: Mapping[str, float] = field(default_factory=dict)
 
     def all(self) -> tuple[Histogram, ...]:
         """Return every histogram: the columns, then prediction and confidence if present."""
@@ -95,7 +98,8 @@ class Psi:
         name: Column name, `prediction` or `confidence`.
         value: PSI, natural logarithm, unitless.
         n: Live rows behind it.
-        noise: What PSI would be on average without any change, for this n and number of bins.
+        noise: What PSI would be without any change: on average by chance, for this n and number of
+            bins, and by the rhythm of the reference rows.
         missing: Share of live rows without a value.
         unseen: Share of live rows with a category that training never saw.
     """
@@ -209,6 +213,7 @@ def compare(profile: Profile, sketch: Sketch) -> list[Psi]:
         used = sum(1 for r, q in zip(item.counts, live, strict=True) if r or q)
         rows = sum(item.counts)
         noise = (used - 1) * (1 / n + 1 / rows) if n and rows and used else 0.0
+        noise += profile.rhythm.get(item.name, 0.0) / (n or 1)
         share = (live[-2] / n, live[-1] / n) if n else (0.0, 0.0)
         result.append(Psi(item.name, psi(item.counts, live), n, noise, *share))
     return result
@@ -234,6 +239,7 @@ def to_json(profile: Profile) -> dict[str, Any]:
         "prediction": one(profile.prediction),
         "confidence": one(profile.confidence),
         "rates": dict(profile.rates),
+        **({"rhythm": dict(profile.rhythm)} if profile.rhythm else {}),
     }
 
 
@@ -251,10 +257,15 @@ def from_json(value: Any) -> Profile:
             columns=tuple(_histogram(item) for item in value["columns"]),
             prediction=_histogram(value["prediction"]) if value["prediction"] else None,
             confidence=_histogram(value["confidence"]) if value["confidence"] else None,
-            rates={str(name): float(rate) for name, rate in value["rates"].items()},
+            rates=_shares(value["rates"]),
+            rhythm=_shares(value.get("rhythm", {})),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"profile.json does not follow its format: {error!r}") from None
+
+
+def _shares(value: Any) -> dict[str, float]:
+    return {str(name): float(share) for name, share in value.items()}
 
 
 def _histogram(item: Any) -> Histogram:

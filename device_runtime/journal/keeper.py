@@ -382,18 +382,11 @@ class Keeper:
 
     def usage(self) -> Usage:
         """Return where the quota stands."""
-        shelf, policy = self._shelf, self._policy
-        infos = self.sealed()
         self._measure()
+        sizes = self._shelf.sizes.items()
         return Usage(
-            quota=policy.quota_bytes,
-            used=shelf.used,
-            reserve=policy.reserve_bytes,
-            open_bytes=sum(size for name, size in shelf.sizes.items() if name.suffix == "open"),
-            sealed_bytes=sum(info.bytes for info in infos),
-            acked_bytes=sum(info.bytes for info in infos if info.hash in self._acked),
-            segments=len(infos),
-            oldest_wall_ns=min((info.header.wall_ns for info in infos), default=0),
+            used=self._shelf.used,
+            open_bytes=sum(size for name, size in sizes if name.suffix == "open"),
             evicted=self._evicted,
             unjournaled=self._unjournaled,
         )

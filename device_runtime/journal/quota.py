@@ -19,26 +19,14 @@ class Usage(NamedTuple):
     """Where the quota stands, in bytes and records.
 
     Attributes:
-        quota: Room for the journal.
         used: Bytes of all its files.
-        reserve: Bytes kept for seals and holes.
         open_bytes: Of open segments.
-        sealed_bytes: Of sealed ones.
-        acked_bytes: Of sealed ones that the base holds: they go when room is needed.
-        segments: Sealed ones.
-        oldest_wall_ns: Wall clock of the oldest sealed one; 0 if there is none.
         evicted: Segments that this process evicted.
         unjournaled: Records that this process could not journal.
     """
 
-    quota: int
     used: int
-    reserve: int
     open_bytes: int
-    sealed_bytes: int
-    acked_bytes: int
-    segments: int
-    oldest_wall_ns: int
     evicted: int
     unjournaled: int
 

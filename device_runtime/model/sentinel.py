@@ -179,7 +179,7 @@ class Sentinel:
             "rows_since_activation": self.everything().n,
             "levels": self.levels(),
             "shares": {name: rows / (window.n or 1) for name, rows in window.flags.items()},
-            "reference": {k: v for k, v in self.profile.rates.items() if ":" not in k},
+            "reference": dict(self.profile.rates),
             "drift": [_drift(item) for item in shown],
         }
 

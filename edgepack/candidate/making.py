@@ -13,7 +13,7 @@ import numpy as np
 from device_runtime.disk import write_durable
 from device_runtime.errors import AdmissionError
 from device_runtime.format import canonical, sketch
-from device_runtime.format.batch import Answers
+from device_runtime.format.batch import Answers, Batch
 from device_runtime.format.columns import encode_columns
 from device_runtime.format.schema import Schema, to_json
 from device_runtime.model.graph import admit, inspect_graph
@@ -22,7 +22,7 @@ from device_runtime.slots.selftest import measure as measure_process
 from edgepack.candidate import lineage as lineages
 from edgepack.candidate.folder import ACCEPTED, FACTS, Candidate, load_candidate
 from edgepack.candidate.measuring import Made, score_rows, train
-from edgepack.candidate.reference import build_profile, build_unlike
+from edgepack.candidate.reference import build_profile, build_unlike, rhythm
 from edgepack.convert.feed import (
     Scored,
     batch_of,
@@ -196,11 +196,16 @@ def reference(recipe: Recipe, made: Made) -> tuple[dict[str, Any], bytes]:
     held = batch_of(schema, made.held)
     inputs = build_profile(schema, batch_of(schema, taught), None)
     answers = build_profile(schema, held, held_answers, rates=_rates(schema, said))
+    beat: dict[str, float] = {}
+    if recipe.time:
+        beat |= _rhythm(schema, inputs, made.train, None)
+        beat |= _rhythm(schema, replace(answers, columns=()), made.held, held_answers)
     whole = replace(
         inputs,
         prediction=answers.prediction,
         confidence=answers.confidence,
         rates=answers.rates,
+        rhythm=beat,
     )
     unlike = b""
     if recipe.unlike_rows and held_answers is not None:
@@ -219,6 +224,19 @@ def reference(recipe: Recipe, made: Made) -> tuple[dict[str, Any], bytes]:
             groups=days,
         )
     return sketch.to_json(whole), unlike
+
+
+def _rhythm(
+    schema: Schema, profile: sketch.Profile, frame: pd.DataFrame, answers: Answers | None
+) -> dict[str, float]:
+    def rows(start: int, stop: int) -> tuple[Batch, Answers | None]:
+        batch = batch_of(schema, frame.iloc[start:stop])
+        if answers is None:
+            return batch, None
+        scores = None if answers.scores is None else answers.scores[start:stop]
+        return batch, Answers(batch.n, answers.label[start:stop], scores, answers.k)
+
+    return rhythm(schema, profile, rows, len(frame))
 
 
 def _same_answers(schema: Schema, said: Scored) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from device_runtime.format import canonical
 from device_runtime.format.batch import MISSING_CODE, Answers, Batch, Text
 from device_runtime.format.binner import Binner, confidence, first, flat, numpy_rows
 from device_runtime.format.schema import MISSING_TIME, Schema
-from device_runtime.format.sketch import Histogram, Profile, Sketch
+from device_runtime.format.sketch import Histogram, Profile, Sketch, compare
+from device_runtime.model.sentinel import MIN_ROWS, WINDOW
 from device_runtime.model.unlike import (
     MAGIC,
     MAX_FEATURES,
@@ -30,6 +31,8 @@ from device_runtime.model.unlike import (
 )
 
 COUNTED_VALUES = 256
+RHYTHM_LOOKS = 32
+RHYTHM_SLACK = 1.5  # a longer time shows more than the few windows that were seen
 CONFIDENCE_EDGES = tuple(step / 20 for step in range(1, 20))
 
 
@@ -90,6 +93,38 @@ def build_profile(
 
     columns = tuple(one for one in map(filled, blank) if one is not None)
     return Profile(batch.n, columns, filled(prediction), filled(confident), shell.rates)
+
+
+def rhythm(
+    schema: Schema,
+    profile: Profile,
+    rows: Callable[[int, int], tuple[Batch, Answers | None]],
+    n: int,
+) -> dict[str, float]:
+    """Return what windows of reference rows that follow one another show at most, times n.
+
+    Five days of flights are not two months of them, though nothing changed; a device sees days.
+    Half as much again is granted.
+
+    Args:
+        schema: Of the candidate.
+        profile: Of the reference rows.
+        rows: From row, to row (in the order of time) → batch and answers.
+        n: Number of reference rows.
+    """
+    size = min(WINDOW, n // 4)
+    if size < MIN_ROWS:
+        return {}
+    found: dict[str, float] = {}
+    binner = Binner(profile, schema)
+    for start in np.linspace(0, n - size, RHYTHM_LOOKS).astype(int).tolist():
+        sketch = Sketch.empty(profile)
+        batch, answers = rows(start, start + size)
+        binner.add(sketch, batch, answers, np.zeros(size, np.uint16))
+        for item in compare(profile, sketch):
+            if item.n:
+                found[item.name] = max(found.get(item.name, 0.0), item.excess * item.n)
+    return {name: round(RHYTHM_SLACK * value, 3) for name, value in found.items()}
 
 
 def _quantile_edges(values: Any, bins: int) -> tuple[float, ...]:

@@ -34,7 +34,6 @@ from edgepack.store.view import View
 CHANGED, CHANGED_MUCH = 0.1, 0.25  # usual reading of PSI, beyond chance
 FEW = 200  # rows below which nothing is said
 _Z = 1.959964  # normal quantile of .975
-MONTH = "M"
 
 
 @dataclass(frozen=True, slots=True)

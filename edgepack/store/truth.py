@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 
 from device_runtime.format.schema import Schema
 
-CLASSES = ("binary", "classes")
 VALUES = ("regression", "quantiles", "scores")
 _YES = frozenset({"1", "true", "yes", "y", "t"})
 _NO = frozenset({"0", "false", "no", "n", "f"})

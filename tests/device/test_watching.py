@@ -16,9 +16,11 @@ from device_runtime.format.batch import Answers, Batch, Text
 from device_runtime.format.binner import Binner
 from device_runtime.format.schema import MISSING_TIME, Column, ModelInput, ModelOutput, Schema
 from device_runtime.format.sketch import Sketch
+from device_runtime.model.check import take
 from device_runtime.model.sentinel import Sentinel
 from device_runtime.model.unlike import Unlike
-from edgepack.candidate.reference import build_profile, build_unlike
+from device_runtime.record import replace
+from edgepack.candidate.reference import build_profile, build_unlike, rhythm
 from support import devicelab
 
 SCHEMA = Schema(
@@ -248,6 +250,49 @@ def test_many_processes_of_one_row_leave_one_bucket(lab_profile):
         data = sentinel.to_bytes()
     assert len(json.loads(data)["window"]) == 1
     assert _sentinel(lab_profile, data).state()["rows_since_activation"] == 30
+
+
+def _days(first: int, count: int, more: float = 0.0) -> Batch:
+    """Rows of some days, 600 each; each day has its own mean of x."""
+    moved = [4.0 * np.sin(0.25 * day) + more for day in range(first, first + count)]
+    parts = [devicelab.rows(600, 500 + at, shift=shift) for at, shift in enumerate(moved)]
+    x = np.concatenate([part.columns["x"] for part in parts])
+    c = Text.of(text for part in parts for text in part.columns["c"].strings())
+    ids = np.arange(len(x), dtype=np.int64)
+    return Batch(len(x), {"id": ids, "at": ids, "x": x, "c": c})
+
+
+def _part(batch: Batch, start: int, stop: int) -> Batch:
+    return take(batch, devicelab.SCHEMA, range(start, stop))
+
+
+def test_a_rhythm_of_the_reference_rows_is_no_alarm_and_a_change_still_is():
+    reference = _days(0, 75)
+    plain = build_profile(devicelab.SCHEMA, reference, None)
+    beat = rhythm(
+        devicelab.SCHEMA,
+        plain,
+        lambda start, stop: (_part(reference, start, stop), None),
+        reference.n,
+    )
+    assert beat["x"] > 10 * beat["c"]
+    knowing = replace(plain, rhythm=beat)
+    assert sketch.from_json(json.loads(json.dumps(sketch.to_json(knowing)))) == knowing
+
+    def alarms(profile, stream):
+        sentinel = _sentinel(profile)
+        return [
+            alarm.name
+            for start in range(0, stream.n - 512, 512)
+            for alarm in sentinel.add(_part(stream, start, start + 512), None, np.zeros(512, "H"))
+            if alarm.level != "ok"
+        ]
+
+    usual = _days(100, 40)
+    assert "x" in alarms(plain, usual)
+    assert alarms(knowing, usual) == []
+    assert set(alarms(knowing, _days(100, 40, more=12.0))) == {"x"}
+    assert rhythm(devicelab.SCHEMA, plain, lambda *_: pytest.fail("too few rows"), 1999) == {}
 
 
 def test_undrifted_streams_raise_no_alarm(lab_profile):
