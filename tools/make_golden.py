@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-AREAS = ("bundles", "segments", "sticks")
+AREAS = ("bundles", "devices", "segments", "sticks")
 
 
 def main() -> int:
