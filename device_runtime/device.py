@@ -324,10 +324,14 @@ class Device:
             self._switch()
         return record.version
 
-    def _downgrade(self, token: bytes) -> bool:
+    def _downgrade(self, file: str, token: bytes) -> bool:
         from device_runtime.slots.install import downgrade
 
-        done = downgrade(self.home, token)
+        try:
+            done = downgrade(self.home, token)
+        except EdgepackError as error:
+            self._refused(Path(file), error)
+            raise
         self._tell_events()
         self._switch()
         return done

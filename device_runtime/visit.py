@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from device_runtime.courier import (
     Acked,
@@ -26,33 +26,12 @@ from device_runtime.disk import machine_error
 from device_runtime.errors import EdgepackError, StickFullError
 from device_runtime.home import Home
 from device_runtime.journal.writer import Journal
-from device_runtime.record import Protocol, dataclass, field
+from device_runtime.record import dataclass, field
+
+if TYPE_CHECKING:
+    from device_runtime.slots.install import Installed
 
 MAX_TOKEN_BYTES = 1 << 20
-
-
-class InstalledLike(Protocol):
-    """What `slots.install.install` returns."""
-
-    @property
-    def name(self) -> str:
-        """Bundle name."""
-
-    @property
-    def version(self) -> int:
-        """Version."""
-
-    @property
-    def digest(self) -> str:
-        """Bundle digest, hex."""
-
-    @property
-    def outcome(self) -> str:
-        """`installed`, `already`, `older` or `rejected-before`."""
-
-    @property
-    def note(self) -> str:
-        """One line for a person; may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +51,7 @@ class SyncReport:
 
     acked: Acked = field(default_factory=Acked)
     left: Left = field(default_factory=Left)
-    installed: InstalledLike | None = None
+    installed: Installed | None = None
     refused: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     verified: bool = False
@@ -114,7 +93,7 @@ class SyncReport:
 class _Offer:
     """What became of the bundles on a stick."""
 
-    installed: InstalledLike | None = None
+    installed: Installed | None = None
     refused: list[Mapping[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     error: EdgepackError | None = None
@@ -131,8 +110,8 @@ def visit(
     journal: Journal,
     path: Path,
     *,
-    install: Callable[[Path], InstalledLike],
-    downgrade: Callable[[bytes], bool],
+    install: Callable[[Path], Installed],
+    downgrade: Callable[[str, bytes], bool],
     status: Callable[[], Mapping[str, Any]],
     step: Callable[[str], None],
 ) -> SyncReport:
@@ -143,7 +122,8 @@ def visit(
         journal: Its open journal.
         path: Where the stick is mounted.
         install: Installs one file and journals a refusal.
-        downgrade: Acts on a downgrade token; False if it does not apply.
+        downgrade: Acts on a downgrade token (file name, bytes) and journals a refusal; False if it
+            does not apply.
         status: What the report carries beside the rest.
         step: Called with what is being done, for people.
 
@@ -183,8 +163,8 @@ def visit(
 def _offers(
     home: Home,
     stick: Stick,
-    install: Callable[[Path], InstalledLike],
-    downgrade: Callable[[bytes], bool],
+    install: Callable[[Path], Installed],
+    downgrade: Callable[[str, bytes], bool],
 ) -> _Offer:
     """Try the bundles of our name, highest version first, down to the first that installs."""
     name = home.card.bundle_name
@@ -217,10 +197,12 @@ def _offers(
     return offer
 
 
-def _act_on(stick: Stick, file: str, downgrade: Callable[[bytes], bool], offer: _Offer) -> None:
+def _act_on(
+    stick: Stick, file: str, downgrade: Callable[[str, bytes], bool], offer: _Offer
+) -> None:
     data = stick.get(f"bundles/{file}", MAX_TOKEN_BYTES)
     try:
-        if data is not None and downgrade(data):
+        if data is not None and downgrade(file, data):
             offer.notes.append(f"{file}: went back as the base has signed")
     except (EdgepackError, OSError) as error:
         offer.refuse(file, 0, error)

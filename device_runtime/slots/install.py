@@ -45,7 +45,7 @@ from device_runtime.trust import quorum
 from device_runtime.trust.bundle import VerifiedBundle
 from device_runtime.trust.load import load_slot
 from device_runtime.trust.refresh import advance_root
-from device_runtime.trust.token import Token, read_token
+from device_runtime.trust.token import Token, claimed_token, read_token
 
 Outcome = Literal["installed", "already", "older", "rejected-before"]
 _VERSION = re.compile(r"-([0-9]{1,9})\.edgepack$")
@@ -109,6 +109,7 @@ class Steps:
     test: Callable[[Path, Home, VerifiedBundle, Policy], object] = prove
     compare: Callable[[Disk, VerifiedBundle], None] = bundles.verify_payload
     load: Loader = load_slot
+    claimed_token: Callable[[bytes], Token] = claimed_token
     read_token: Callable[[bytes, bytes, Policy], Token] = read_token
 
 
@@ -179,13 +180,14 @@ def downgrade(home: Home, token: bytes, *, steps: Steps = REAL) -> bool:
 
     Returns:
         Whether it acted. It does nothing if `from` is not what is trusted, `to` is not a good and
-        unrevoked slot, or it has acted before.
+        unrevoked slot, or it has acted before. Such a token is not even verified: those that keys
+        of before have signed may lie on sticks for years.
 
     Raises:
-        FormatError, VerificationError: It is not signed by the quorum.
+        FormatError, VerificationError: It would act, but is not signed by the quorum.
     """
     generation = home.generation()
-    order = steps.read_token(token, generation.trusted.root, generation.policy)
+    order = steps.claimed_token(token)
     target = generation.slot(order.to_digest)
     name = f"{order.from_digest}/{order.to_digest}/{order.issued}"
     if (
@@ -199,6 +201,7 @@ def downgrade(home: Home, token: bytes, *, steps: Steps = REAL) -> bool:
         or name in generation.tokens
     ):
         return False
+    steps.read_token(token, generation.trusted.root, generation.policy)
     new = rules.note(generation, "slot.downgrade", version=order.from_version, to=target.version)
     left = new.slot(order.from_digest)
     if left is not None:

@@ -193,11 +193,7 @@ def refresh(files: Mapping[str, bytes], trusted: Trusted, reference: int) -> Tru
         ExpiredError: Expired at `reference`.
         ThresholdError, DigestMismatchError, FormatError, VerificationError: As named.
     """
-    local = {
-        "timestamp": trusted.timestamp,
-        "snapshot": trusted.snapshot,
-        "targets": trusted.targets,
-    }
+    local = {role: getattr(trusted, role) for role in ROLES}
     state = _refresh(files, trusted.root, local, reference)
     if state["timestamp"] != files["timestamp.json"]:
         # Same version as the trusted one: ngclient keeps what it has and never looks at the
@@ -206,12 +202,7 @@ def refresh(files: Mapping[str, bytes], trusted: Trusted, reference: int) -> Tru
     for role in ROLES:
         if state[role] != files[f"{role}.json"]:
             raise VerificationError(f"{role}.json of the bundle is not the one it was signed with")
-    return replace(
-        trusted,
-        timestamp=state["timestamp"],
-        snapshot=state["snapshot"],
-        targets=state["targets"],
-    )
+    return replace(trusted, **{role: state[role] for role in ROLES})
 
 
 def _refresh(

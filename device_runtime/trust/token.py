@@ -75,12 +75,25 @@ def read_token(data: bytes, root: bytes, policy: Policy) -> Token:
         FormatError: It does not follow its format.
         VerificationError: It is not signed by the quorum.
     """
-    if len(data) > MAX_BYTES:
-        raise FormatError(f"a downgrade token has at most {MAX_BYTES} bytes")
-    document = quorum.read_document(data, "the downgrade token", KIND)
+    document = _document(data)
     trusted = quorum.read_root(root)
     quorum.signers(document, "targets", trusted, policy.families, "the downgrade token")
     return token_of(document.signed)
+
+
+def claimed_token(data: bytes) -> Token:
+    """Read a token UNVERIFIED: it only serves to pass over one that is not meant for us.
+
+    Raises:
+        FormatError, VerificationError: It does not follow its format.
+    """
+    return token_of(_document(data).signed)
+
+
+def _document(data: bytes) -> quorum.Document:
+    if len(data) > MAX_BYTES:
+        raise FormatError(f"a downgrade token has at most {MAX_BYTES} bytes")
+    return quorum.read_document(data, "the downgrade token", KIND)
 
 
 def token_of(value: Mapping[str, Any]) -> Token:

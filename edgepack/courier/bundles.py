@@ -63,15 +63,45 @@ def _put_bundle(ws: Workspace, stick: Stick, bundle: BundleRow, path: Path) -> N
         stick.put(relative, file_chunks(ws.disk, path), size)
 
 
-def put_tokens(ws: Workspace, stick: Stick, lines: list[str]) -> None:
-    """Emergency downgrade tokens travel beside the bundles; a replay of one does nothing."""
+def put_tokens(ws: Workspace, registry: Registry, stick: Stick, lines: list[str]) -> list[str]:
+    """Emergency downgrade tokens travel beside the bundles; a replay of one does nothing.
+
+    Returns:
+        Those that lie there now. One that devices would not believe is taken off the stick.
+    """
+    done, there = [], set(stick.files("bundles"))
     for file in ws.disk.list(ws.out):
-        if file.endswith(DOWNGRADE):
-            data = ws.disk.read(ws.out / file)
-            if stick.holds(f"bundles/{file}", hashlib.sha256(data).digest(), len(data)):
-                continue
-            if not stick.put_if_room(f"bundles/{file}", data):
-                lines.append(f"no room on the stick for {file}")
+        if not file.endswith(DOWNGRADE):
+            continue
+        data, path = ws.disk.read(ws.out / file), f"bundles/{file}"
+        try:
+            _believed(ws, registry, data)
+        except EdgepackError as error:
+            if file in there:
+                stick.remove(path)
+                lines.append(f"{file} was taken off the stick: {error.what}")
+            continue
+        whole = stick.holds(path, hashlib.sha256(data).digest(), len(data))
+        if whole or stick.put_if_room(path, data):
+            done.append(file)
+        else:
+            lines.append(f"no room on the stick for {file}")
+    return done
+
+
+def _believed(ws: Workspace, registry: Registry, data: bytes) -> None:
+    """Verify a token as a device does that has met the newest bundle of its name.
+
+    Raises:
+        EdgepackError: Damaged, or signed by keys that were rotated out since.
+    """
+    from device_runtime.policy import Policy
+    from device_runtime.trust.token import claimed_token, read_token
+    from edgepack.keys.roles import roots
+
+    every, known = roots(ws), registry.bundles(claimed_token(data).name)
+    met = min(max(every), known[0].root_version if known else 1)
+    read_token(data, every[met], Policy("base"))
 
 
 def _remove_older(registry: Registry, stick: Stick, newest: BundleRow) -> None:

@@ -48,6 +48,7 @@ class SyncResult:
         tally: What was imported.
         acks: Acks on the stick.
         bundles: Bundles on the stick for devices of this base, as `name version`.
+        tokens: Downgrade tokens on the stick.
         removed: Packs that were deleted from the stick.
         new_devices: Devices that wait for `accept`.
         accepted: Names that were accepted now.
@@ -62,6 +63,7 @@ class SyncResult:
     tally: Tally
     acks: int = 0
     bundles: list[str] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
     removed: int = 0
     new_devices: list[NewDevice] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)
@@ -95,7 +97,7 @@ class SyncResult:
         if self.dry_run:
             return "went: nothing, this was a dry run; the stick may be removed"
         parts = [f"acks for {_count(self.acks, 'device')}"]
-        parts += self.bundles
+        parts += self.bundles + self.tokens
         medium = "" if self.verified else " (not verified on the medium)"
         return f"went: {', '.join(parts)}; safe to remove{medium}"
 
@@ -119,6 +121,7 @@ class SyncResult:
             "quarantined": tally.quarantined,
             "acks": self.acks,
             "bundles": self.bundles,
+            "tokens": self.tokens,
             "packs_removed": self.removed,
             "devices": sorted(tally.devices),
             "accepted": self.accepted,
@@ -253,5 +256,5 @@ def _write(
             result.error = error
             return
     result.bundles += put_bundles(ws, registry, stick, result.lines)
-    put_tokens(ws, stick, result.lines)
+    result.tokens = put_tokens(ws, registry, stick, result.lines)
     result.removed += clean_stick(stick, done)

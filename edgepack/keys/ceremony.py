@@ -165,6 +165,10 @@ def revoke(ws: Any, ring: Ring, what: str, *, clock: Clock, stop: bool = False) 
         ended = gone if stop else frozenset()
         change = roles.Change({}, revoke_digests=gone, stop_digests=ended)
         return _make_root(ws, ring, root, change, now)
+    if stop:
+        raise UsageError(
+            f"{what} is no bundle, and only bundles are stopped", next="see: edgepack status"
+        )
     current = roles.root_keyids(root)
     known = {key.id for key in ring.keys} | {keyid for ids in current.values() for keyid in ids}
     matches = [keyid for keyid in sorted(known) if len(what) >= 8 and keyid.startswith(what)]
@@ -257,7 +261,7 @@ def downgrade(ws: Any, ring: Ring, name: str, version: int, *, clock: Clock) -> 
     """Sign an emergency order to go back from the newest bundle to an older one.
 
     Raises:
-        UsageError: There is no such older bundle.
+        UsageError: There is no such older bundle, or no device knows today's targets keys.
     """
     with Registry.open(ws.registry) as registry:
         rows = {row.version: row for row in registry.bundles(name)}
@@ -266,8 +270,16 @@ def downgrade(ws: Any, ring: Ring, name: str, version: int, *, clock: Clock) -> 
             f"{name} {version} is not an older signed bundle", next="see: edgepack status"
         )
     newest, older = rows[max(rows)], rows[version]
-    if older.digest in quorum.root_facts(roles.newest_root(ws)).revoked_digests:
+    root = roles.newest_root(ws)
+    if older.digest in quorum.root_facts(root).revoked_digests:
         raise UsageError(f"{name} {version} is revoked", next="go back to another version")
+    known = roles.root_keyids(roles.roots(ws).get(newest.root_version, root))
+    if known["targets"] != roles.root_keyids(root)["targets"]:
+        raise UsageError(
+            f"the targets keys are newer than {name} {newest.version}: no device knows them yet",
+            why="it would refuse the order",
+            next="edgepack build && edgepack sign: a newer bundle replaces the bad one",
+        )
     token = Token(
         name,
         newest.version,

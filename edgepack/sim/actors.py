@@ -194,7 +194,7 @@ class SimDevice:
             journal,
             stick,
             install=_no_bundles,
-            downgrade=lambda _token: False,
+            downgrade=lambda _file, _token: False,
             status=dict,
             step=lambda _what: None,
         )

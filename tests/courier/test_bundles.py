@@ -25,7 +25,7 @@ def put(base, folder):
     lines = []
     with Registry.open(base.ws.registry) as registry, Stick.open(folder, RealDisk()) as stick:
         done = put_bundles(base.ws, registry, stick, lines)
-        put_tokens(base.ws, stick, lines)
+        put_tokens(base.ws, registry, stick, lines)
     files = folder / "EDGEPACK/bundles"
     return done, lines, sorted(p.name for p in files.iterdir()) if files.exists() else []
 
@@ -71,3 +71,24 @@ def test_downgrade_tokens_travel_beside_the_bundles(base, tmp_path):
     base.publish(model=b"two")
     token = ceremony.downgrade(base.ws, base.ring, NAME, 1, clock=base.clock).path
     assert token.name in put(base, tmp_path / "usb")[2]
+
+
+def test_a_token_of_keys_that_devices_have_dropped_is_taken_off_the_stick(base, tmp_path):
+    base.publish(model=b"one")
+    base.publish(model=b"two")
+    token = ceremony.downgrade(base.ws, base.ring, NAME, 1, clock=base.clock).path
+    base.rotate("targets")
+    assert token.name in put(base, tmp_path / "usb")[2]  # the newest bundle does not say so yet
+    base.publish(model=b"three")
+    _, lines, files = put(base, tmp_path / "usb")
+    assert files == [f"{NAME}-3.edgepack"]
+    assert token.name in lines[0]
+    assert put(base, tmp_path / "usb")[1] == []
+
+
+def test_a_damaged_token_is_not_carried(base, tmp_path):
+    base.publish(model=b"one")
+    base.publish(model=b"two")
+    token = ceremony.downgrade(base.ws, base.ring, NAME, 1, clock=base.clock).path
+    token.write_bytes(token.read_bytes()[:-9])
+    assert put(base, tmp_path / "usb")[2] == [f"{NAME}-2.edgepack"]

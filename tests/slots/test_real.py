@@ -213,7 +213,9 @@ def test_a_downgrade_token_that_was_touched_is_refused(base, home):
     put(home, realbundle.sound(base, 2.0))
     data = realbundle.token(base, first.version)
     with home.lock(), pytest.raises((FormatError, VerificationError)):
-        downgrade(home, data.replace(b'"version":2', b'"version":3', 1))
+        downgrade(home, data.replace(b'"issued":', b'"issued":1', 1))
+    with home.lock():  # another order, which does not concern this device
+        assert not downgrade(home, data.replace(b'"version":2', b'"version":3', 1))
 
 
 def test_a_revoked_bundle_is_passed_over_and_never_installed_again(base, home):

@@ -21,7 +21,11 @@ from support.slotworld import Bundle, Device, crash_out, root_version
 
 def order(device: Device, back: Bundle, frm: Bundle, name: str = "demo", issued: int = 1) -> bool:
     token = Token(name, frm.version, frm.digest, back.version, back.digest, issued)
-    steps = replace(device.steps, read_token=lambda data, root, policy: token)
+    steps = replace(
+        device.steps,
+        claimed_token=lambda data: token,
+        read_token=lambda data, root, policy: token,
+    )
     device._stop()
     return installer.downgrade(device.home, b"", steps=steps)
 

@@ -7,6 +7,7 @@ code that a device runs and commits only what a device commits.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import io
@@ -52,7 +53,9 @@ SCHEMA = Schema(
 @functools.cache
 def founded() -> Path:
     """Return a workspace with keys and root 1: a template to copy."""
-    folder = Path(tempfile.mkdtemp(prefix="trustsim-")) / "ws"
+    work = Path(tempfile.mkdtemp(prefix="trustsim-"))
+    atexit.register(shutil.rmtree, work, ignore_errors=True)
+    folder = work / "ws"
     ws = Workspace.create(folder)
     ceremony.found(ws, PASSPHRASE, FixedClock(NOW * 10**9))
     return folder

@@ -102,6 +102,16 @@ def test_only_an_older_unrevoked_bundle_can_be_gone_back_to(base: Base) -> None:
         ceremony.downgrade(base.ws, base.ring, NAME, 1, clock=base.clock)
 
 
+def test_no_order_is_signed_by_keys_that_no_device_knows_yet(base: Base) -> None:
+    base.publish()
+    base.publish()
+    base.rotate("targets")
+    with pytest.raises(UsageError, match="no device knows them yet"):
+        ceremony.downgrade(base.ws, base.ring, NAME, 1, clock=base.clock)
+    base.publish()
+    assert ceremony.downgrade(base.ws, base.ring, NAME, 1, clock=base.clock).complete
+
+
 def test_a_half_signed_bundle_from_another_day_needs_force(base: Base, tmp_path: Path) -> None:
     other, half = split(base, tmp_path), base.publish()
     other.clock.advance(3 * DAY)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -236,10 +239,10 @@ def test_the_keys_command(
     assert (code, listed["root"]) == (0, 1)
     assert {row["role"] for row in listed["keys"]} >= {"root", "targets", "release", "journal"}
     assert all(row["here"] for row in listed["keys"])
-    code, rotated = run(base, capsys, "rotate", "targets")
-    assert (code, rotated["complete"]) == (0, True)
     code, token = run(base, capsys, "downgrade", NAME, "1")
     assert Path(token["file"]).name == f"{NAME}-2-to-1.downgrade"
+    code, rotated = run(base, capsys, "rotate", "targets")
+    assert (code, rotated["complete"]) == (0, True)
     assert run(base, capsys, "revoke", f"{NAME}-1")[0] == 0
     assert run(base, capsys, "recover")[0] == 0
     code, failed = run(base, capsys, "rotate", "nothing")
@@ -247,6 +250,21 @@ def test_the_keys_command(
     monkeypatch.setenv("EDGEPACK_PASSPHRASE", "wrong")
     code, failed = run(base, capsys, "rotate", "root")
     assert (code, failed["error"]["exit"]) == (76, 76)
+
+
+def test_only_bundles_are_stopped_and_a_key_is_not_revoked_by_the_way(base: Base) -> None:
+    key = base.ring.of_role("targets")[0]
+    with pytest.raises(UsageError, match="only bundles are stopped"):
+        ceremony.revoke(base.ws, base.ring, key.id, clock=base.clock, stop=True)
+    assert max(roles.roots(base.ws)) == 1
+
+
+def test_what_tests_share_is_gone_when_they_end(tmp_path: Path) -> None:
+    code = "from support.trustsim import founded; founded()"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    tests = Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-c", code], cwd=tests, env=environment, check=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_keys_command_passes_a_half_signed_root_on(
