@@ -125,7 +125,7 @@ def read_files(path: Path, disk: Disk | None = None) -> dict[str, bytes]:
 
     Raises:
         UsageError: There is nothing there, or it is neither.
-        FormatError: Not a container.
+        FormatError: Not a container, or one that would fill the memory.
     """
     disk = disk or RealDisk()
     if path.is_dir():
@@ -141,27 +141,31 @@ def read_files(path: Path, disk: Disk | None = None) -> dict[str, bytes]:
             file.seek(offset)
             return file.read(length)
 
-        index = container.index(read_at, size)
-        return {
-            _short(name): _expanded(name, read_at(entry.offset, entry.size))
-            for name, entry in index.entries.items()
-        }
+        files: dict[str, bytes] = {}
+        room = LIMIT
+        for name, entry in container.index(read_at, size).entries.items():
+            short = _short(name)
+            if short in files:
+                raise FormatError(f"two files of {path.name} are called {short}")
+            files[short] = _expanded(name, read_at(entry.offset, entry.size), room)
+            room -= len(files[short]) if name.endswith(".xz") else 0
+        return files
 
 
 def _short(name: str) -> str:
     return name.removeprefix("payload/").removesuffix(".xz")
 
 
-def _expanded(name: str, data: bytes) -> bytes:
+def _expanded(name: str, data: bytes, room: int) -> bytes:
     if not name.endswith(".xz"):
         return data
     try:
         reader = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=256 << 20)
-        raw = reader.decompress(data, LIMIT)
+        raw = reader.decompress(data, room)
     except lzma.LZMAError as error:
         raise FormatError(f"{name} is not valid xz: {error}") from None
     if not reader.eof:
-        raise FormatError(f"{name} is larger than {LIMIT} bytes")
+        raise FormatError(f"{name} does not end, or expands to more than {LIMIT >> 20} MiB")
     return raw
 
 
@@ -174,12 +178,15 @@ def inspect_file(path: Path, part: str = "") -> tuple[dict[str, Any], str]:
     """
     files = read_files(path)
     if part == "card":
-        text = _need(files, PARTS[part], path).decode()
+        text = _need(files, PARTS[part], path).decode(errors="replace")
         return {"card": text}, text
     if part:
         value = canonical.decode(_need(files, PARTS[part], path), PARTS[part], limit=LIMIT)
         return {part: value}, _pretty(value)
-    facts = overview(path, files)
+    try:
+        facts = overview(path, files)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"{path.name} does not follow its format: {error!r}"[:300]) from None
     width = max(len(key) for key in facts)
     lines = [f"{key:<{width}}  {_line(value)}" for key, value in facts.items() if key != "files"]
     lines += ["", *(f"  {size:>10,}  {name}" for name, size in facts["files"].items())]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +22,7 @@ from edgepack.recipe import load_recipe
 from edgepack.setup.beginning import Beginning, begin
 from edgepack.tables import read_table
 from edgepack.workspace import Workspace
+from support import trustsim
 from support.tables import table
 
 
@@ -65,7 +68,10 @@ def test_the_same_candidate_gives_the_same_bytes_anywhere(shop, tmp_path):
         "HOME": str(tmp_path),
     }
     time.sleep(0.01)
-    command = [sys.executable, "-c", script, str(ws.root), str(candidate.folder)]
+    moved = tmp_path / "another folder" / "workspace"
+    shutil.copytree(ws.root, moved)
+    there = moved / candidate.folder.relative_to(ws.root)
+    command = [sys.executable, "-c", script, str(moved), str(there)]
     subprocess.run([*command, str(tmp_path / "there")], check=True, env=elsewhere, cwd=tmp_path)
     assert (tmp_path / "there").read_bytes() == here
 
@@ -118,6 +124,39 @@ def test_inspect_shows_bundles_and_candidates(shop, signed):
     assert inspect_file(candidate.folder)[0]["metrics"]["auc"] > 0.5
     for part in ("lineage", "sbom", "card"):
         assert inspect_file(signed, part)[0][part]
+
+
+BOMB = lzma.compress(bytes(200 << 20))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"payload/schema.json": b'{"columns":[1],"output":[]}'},
+        {"payload/schema.json": b'{"columns":{"a":1}}'},
+        {"metadata/targets.json": b'{"signed":[1]}'},
+        {"metadata/targets.json": b'{"signed":{"version":1.5}}'},
+        {"payload/manifest.json.xz": b"no xz"},
+        {"payload/lineage.json.xz": lzma.compress(b"{}")},  # beside lineage.json
+        {"payload/a.xz": BOMB, "payload/b.xz": BOMB, "payload/c.xz": BOMB},
+    ],
+)
+def test_a_hostile_bundle_is_refused_before_it_fills_the_memory(signed, tmp_path, changes):
+    entries = trustsim.unpack(signed.read_bytes()) | changes
+    for name in changes:
+        entries.pop(f"{name}.xz", None)
+    file = tmp_path / "hostile.edgepack"
+    file.write_bytes(trustsim.pack(entries))
+    with pytest.raises(FormatError):
+        inspect_file(file)
+
+
+def test_a_card_that_is_no_text_is_shown_all_the_same(signed, tmp_path):
+    entries = trustsim.unpack(signed.read_bytes())
+    card = next(name for name in entries if "MODEL_CARD" in name)
+    entries[card] = lzma.compress(b"\xff\x1b[2J") if card.endswith(".xz") else b"\xff\x1b[2J"
+    (tmp_path / "card.edgepack").write_bytes(trustsim.pack(entries))
+    assert inspect_file(tmp_path / "card.edgepack", "card")[1].startswith("\ufffd")
 
 
 def test_diff_names_what_differs(shop, signed):
