@@ -75,8 +75,8 @@ def backup(ws: Workspace, folder: Path, *, clock: Clock) -> BackupResult:
         StoreError: An archived segment is missing or damaged.
         BusyError: Another command is changing the workspace.
     """
-    folder = folder.absolute()
-    if ws.root == folder or ws.root in folder.parents:
+    folder, root = folder.resolve(), ws.root.resolve()
+    if root == folder or root in folder.parents:
         raise UsageError(f"{folder} lies inside the workspace", next="choose another disk")
     copier = _Copier(ws.disk)
     ws.disk.mkdir(folder)

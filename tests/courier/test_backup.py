@@ -163,6 +163,10 @@ def test_what_is_no_whole_backup_is_refused(lab, home, what):
 def test_a_backup_inside_the_workspace_is_no_backup(lab):
     with pytest.raises(UsageError):
         backup(lab.ws, lab.ws.root / "backup", clock=lab.clock)
+    with pytest.raises(UsageError):
+        backup(lab.ws, lab.ws.root / "out" / ".." / "backup", clock=lab.clock)
+    assert backup(lab.ws, lab.ws.root / ".." / "beside", clock=lab.clock).first
+    assert (lab.ws.root.parent / "beside" / "backup.json").is_file()
 
 
 def test_a_restore_overwrites_nothing(lab, home):
