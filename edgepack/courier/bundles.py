@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from device_runtime.courier.stick import Stick, file_chunks
+from device_runtime.disk import write_durable
 from device_runtime.errors import EdgepackError, StickFullError
 from device_runtime.format.stick import bundle_path, parse_bundle_name
 from edgepack.registry import BundleRow, Registry
@@ -102,6 +103,38 @@ def _believed(ws: Workspace, registry: Registry, data: bytes) -> None:
     every, known = roots(ws), registry.bundles(claimed_token(data).name)
     met = min(max(every), known[0].root_version if known else 1)
     read_token(data, every[met], Policy("base"))
+
+
+def take_roots(ws: Workspace, stick: Stick, lines: list[str]) -> None:
+    """Take over newer roots from the bundles on a stick: this base was restored from before them.
+
+    Without them it would make other roots of the same numbers, and no device would believe it.
+    What is taken is signed by the quorum of the newest root here, as a device would ask for.
+    """
+    from device_runtime.generation import Trusted
+    from device_runtime.policy import Policy
+    from device_runtime.trust.bundle import read_roots
+    from device_runtime.trust.refresh import advance_root
+    from edgepack.keys.roles import roots
+
+    limits = Policy("base")
+    for file in stick.files("bundles"):
+        path = stick.path(f"bundles/{file}")
+        if path is None or parse_bundle_name(file) is None:
+            continue
+        try:
+            ours, theirs = roots(ws), read_roots(stick.disk, path, limits)
+            advance_root(theirs, Trusted(ours[max(ours)]), limits)
+        except (EdgepackError, OSError):
+            continue  # no bundle, or not one of this base
+        newer = [version for version in sorted(theirs) if version > max(ours)]
+        for version in newer:
+            write_durable(ws.disk, ws.metadata / f"{version}.root.json", theirs[version], 0o644)
+        if newer:
+            lines.append(
+                f"{file} brought root {newer[-1]}, newer than those of this base: where "
+                "`edgepack keys list` shows its keys as elsewhere and they are lost, rotate them"
+            )
 
 
 def _remove_older(registry: Registry, stick: Stick, newest: BundleRow) -> None:

@@ -18,7 +18,7 @@ from device_runtime.crypt import Identity
 from device_runtime.disk import Disk
 from device_runtime.errors import EdgepackError, StickFullError
 from edgepack.courier.acks import has_backup, read_reports, write_acks
-from edgepack.courier.bundles import put_bundles, put_tokens
+from edgepack.courier.bundles import put_bundles, put_tokens, take_roots
 from edgepack.courier.importer import Importer, Tally, clean_stick
 from edgepack.fleet import devices as fleet
 from edgepack.fleet import sticks
@@ -255,6 +255,7 @@ def _write(
         except StickFullError as error:
             result.error = error
             return
+    take_roots(ws, stick, result.lines)
     result.bundles += put_bundles(ws, registry, stick, result.lines)
     result.tokens = put_tokens(ws, registry, stick, result.lines)
     result.removed += clean_stick(stick, done)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from device_runtime.disk import RealDisk
-from edgepack.courier.bundles import put_bundles, put_tokens
+from edgepack.courier.bundles import put_bundles, put_tokens, take_roots
 from edgepack.courier.sync import Stick
-from edgepack.keys import ceremony
+from edgepack.keys import ceremony, roles
 from edgepack.registry import PlanRow, Registry
+from edgepack.workspace import Workspace
 from support.trustsim import NAME, Base
 
 
@@ -92,3 +95,38 @@ def test_a_damaged_token_is_not_carried(base, tmp_path):
     token = ceremony.downgrade(base.ws, base.ring, NAME, 1, clock=base.clock).path
     token.write_bytes(token.read_bytes()[:-9])
     assert put(base, tmp_path / "usb")[2] == [f"{NAME}-2.edgepack"]
+
+
+def test_a_restored_base_takes_newer_roots_back_and_its_devices_believe_it_again(base, tmp_path):
+    """The rotation, and its keys, came after the backup."""
+    device = base.device()
+    shutil.copytree(base.folder, tmp_path / "restored")
+    base.rotate("targets")
+    device.install(base.publish())
+    put(base, tmp_path / "usb")
+    (tmp_path / "usb/EDGEPACK/bundles/other-9.edgepack").write_bytes(b"a stranger's")
+
+    restored, lines = Base(tmp_path / "restored", base.clock), []
+    for _ in range(2):
+        with Stick.open(tmp_path / "usb", RealDisk()) as stick:
+            take_roots(restored.ws, stick, lines)
+    assert len(lines) == 1
+    assert roles.newest_root(restored.ws) == roles.newest_root(base.ws)
+    with Registry.open(restored.ws.registry) as registry:
+        registry.saw_version(NAME, 1)  # from the device's report
+    assert restored.publish().suffix == ".half"  # the drawn keys are gone
+    restored.rotate("targets")
+    assert device.install(restored.publish()).root_version == 3
+
+
+def test_roots_of_another_base_are_not_taken_over(base, tmp_path):
+    base.publish()
+    put(base, tmp_path / "usb")
+    other = Base(tmp_path / "other")
+    ceremony.found(Workspace.create(other.folder), other.passphrase, other.clock)
+    other.rotate("targets")
+    shutil.copy(other.publish(), tmp_path / "usb/EDGEPACK/bundles" / f"{NAME}-8.edgepack")
+    lines = []
+    with Stick.open(tmp_path / "usb", RealDisk()) as stick:
+        take_roots(base.ws, stick, lines)
+    assert (lines, max(roles.roots(base.ws))) == ([], 1)
