@@ -323,6 +323,13 @@ def sync_fd(fd: int) -> None:
     os.fdatasync(fd)
 
 
+def file_chunks(disk: Disk, path: Path) -> Iterator[bytes]:
+    """Give a file's bytes in pieces of 1 MiB."""
+    with disk.open_read(path) as file:
+        while piece := file.read(CHUNK):
+            yield piece
+
+
 def write_all(handle: Handle, data: bytes | bytearray | memoryview) -> None:
     """Write everything, or raise `OSError(ENOSPC)`.
 

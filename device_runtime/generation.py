@@ -286,7 +286,7 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _from_json(value: dict[str, Any], number: int, metadata: Mapping[str, bytes]) -> Generation:
+def _from_json(value: dict[str, Any], number: int, metadata: Mapping[str, Any]) -> Generation:
     if value["version"] != VERSION:
         raise UnsupportedVersionError(f"the state of this device has version {value['version']}")
     given: dict[str, Any] = {
@@ -305,16 +305,9 @@ def _from_json(value: dict[str, Any], number: int, metadata: Mapping[str, bytes]
     )
     if any(slot.state not in _STATES for slot in slots):
         raise FormatError("a slot has no valid state")
-    trusted = Trusted(
-        root=metadata["root"],
-        timestamp=metadata.get("timestamp"),
-        snapshot=metadata.get("snapshot"),
-        targets=metadata.get("targets"),
-        floor=int(value["floor"]),
-    )
     return Generation(
         number=number,
-        trusted=trusted,
+        trusted=Trusted(floor=int(value["floor"]), **metadata),
         policy=policies.from_json(value["policy"]),
         slots=slots,
         **given,

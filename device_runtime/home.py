@@ -297,7 +297,7 @@ def open_home(root: Path, *, disk: Disk, clock: Clock, disk_id: str | None = Non
 
 
 def apply_kit(home: Home, kit: KitLike) -> Generation:
-    """Take the policy, and a newer root, of a kit whose words were typed on this device.
+    """Take the policy of a kit whose words were typed on this device.
 
     Raises:
         IncompatibleError: The kit is for another device, class or bundle.
@@ -311,10 +311,7 @@ def apply_kit(home: Home, kit: KitLike) -> Generation:
         if ours != theirs:
             raise IncompatibleError(f"this kit is for {what} {theirs}, not {ours}")
     generation = home.generation()
-    root, newest = generation.trusted.root, max(kit.roots)
-    if newest > int(json.loads(root)["signed"]["version"]):
-        root = kit.roots[newest]
-    trusted = replace(generation.trusted, root=root, floor=max(generation.trusted.floor, kit.floor))
+    trusted = replace(generation.trusted, floor=max(generation.trusted.floor, kit.floor))
     return home.commit(replace(generation, policy=kit.policy, trusted=trusted))
 
 

@@ -13,7 +13,7 @@ from device_runtime.device import Device
 from device_runtime.disk import RealDisk
 from device_runtime.errors import InputError, NotInitialisedError, RollbackError
 from device_runtime.format import words
-from device_runtime.home import Home, apply_kit, create_home, open_home
+from device_runtime.home import Home, create_home, open_home
 from device_runtime.trust.kit import read_kit
 from device_runtime.verbs import Outcome
 
@@ -46,8 +46,10 @@ def init(root: Path, file: Path, ask: Callable[[str], str]) -> Outcome:
         home = create_home(root, kit, disk=disk, clock=clock)
         text = f"initialised {home.card.name} at {root}"
     else:
+        from device_runtime.slots.install import take_kit
+
         with home.lock():
-            apply_kit(home, kit)
+            take_kit(home, kit)
         text = f"took the policy of the newer kit on {home.card.name}"
     installed, note = None, ""
     if kit.bundle is not None:

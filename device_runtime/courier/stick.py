@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
-from device_runtime.disk import CHUNK, Disk, write_all
+from device_runtime.disk import Disk, file_chunks, write_all
 from device_runtime.errors import (
     BusyError,
     NotAStickError,
@@ -319,13 +319,6 @@ class Stick:
     def _try_unlink(self, path: Path) -> None:
         with contextlib.suppress(OSError):  # the stick is gone; a stale .part never blocks
             self.disk.unlink(path)
-
-
-def file_chunks(disk: Disk, path: Path) -> Iterator[bytes]:
-    """Give a file's bytes in pieces of 1 MiB."""
-    with disk.open_read(path) as file:
-        while piece := file.read(CHUNK):
-            yield piece
 
 
 def _nothing() -> None:

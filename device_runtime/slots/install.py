@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -28,13 +28,14 @@ from device_runtime.disk import Disk
 from device_runtime.errors import (
     AdmissionError,
     FormatError,
+    IncompatibleError,
     RevokedError,
     RollbackError,
     SelfTestError,
     VerificationError,
 )
 from device_runtime.generation import Generation, SlotRecord, Trusted
-from device_runtime.home import Home
+from device_runtime.home import Home, apply_kit
 from device_runtime.policy import Policy
 from device_runtime.record import dataclass, replace
 from device_runtime.slots import admission, rules
@@ -43,6 +44,7 @@ from device_runtime.slots.slot import Loader
 from device_runtime.trust import bundle as bundles
 from device_runtime.trust import quorum
 from device_runtime.trust.bundle import VerifiedBundle
+from device_runtime.trust.kit import Kit
 from device_runtime.trust.load import load_slot
 from device_runtime.trust.refresh import advance_root
 from device_runtime.trust.token import Token, claimed_token, read_token
@@ -87,7 +89,11 @@ def advance(disk: Disk, file: Path, trusted: Trusted, policy: Policy) -> RootSte
     Raises:
         FormatError, VerificationError: A root is missing or not signed by the one before.
     """
-    new = advance_root(bundles.read_roots(disk, file, policy), trusted, policy)
+    return _walk(bundles.read_roots(disk, file, policy), trusted, policy)
+
+
+def _walk(roots: Mapping[int, bytes], trusted: Trusted, policy: Policy) -> RootStep:
+    new = advance_root(roots, trusted, policy)
     facts = quorum.root_facts(new.root)
     return RootStep(new, facts.revoked_keys, facts.revoked_digests, facts.stopped_digests)
 
@@ -173,6 +179,28 @@ def install(
         "installed",
         f"{bundle.name} {bundle.version} is installed and on trial",
     )
+
+
+def take_kit(home: Home, kit: Kit) -> None:
+    """Take the newer roots and the policy of a kit whose words were typed; the lock must be held.
+
+    The roots are walked like those of a bundle: one of them may set back the time floor.
+
+    Raises:
+        IncompatibleError: The kit is for another device, of another base, or too old.
+        FormatError, VerificationError: A root is not signed by the one before.
+    """
+    trusted, policy = _trust(home)
+    root = quorum.read_root(trusted.root)
+    if quorum.read_root(kit.roots.get(root["version"], kit.roots[1])) != root:
+        raise IncompatibleError(
+            f"this kit lacks root {root['version']}, which this device trusts",
+            why="it is older, or of another base",
+            next="write a new one: edgepack device kit; for another base, first: wipe",
+        )
+    step = _walk(kit.roots, trusted, policy)
+    apply_kit(home, kit)
+    _commit_root(home, step)
 
 
 def downgrade(home: Home, token: bytes, *, steps: Steps = REAL) -> bool:

@@ -21,13 +21,12 @@ Large files are hashed by `verify_payload`, or by `copy_payload` while they are 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 from device_runtime import policy as policies
-from device_runtime.disk import Disk, write_all
+from device_runtime.disk import Disk, file_chunks, write_all
 from device_runtime.errors import (
     FormatError,
     IncompatibleError,
@@ -49,13 +48,11 @@ from device_runtime.trust.custom import Target, Targets, read_targets
 from device_runtime.trust.refresh import ROLES, advance_root, refresh
 from device_runtime.trust.source import (
     Source,
-    chunks_of,
     expand,
     new_file,
     open_source,
 )
 
-_ROOT = re.compile(r"([1-9][0-9]{0,5})\.root\.json")
 _TOP = ("snapshot.json", "targets.json", "timestamp.json")
 
 
@@ -144,7 +141,7 @@ def verify(
         targets = read_targets(document.signed)
         if name is not None and targets.name != name:  # 3
             raise IncompatibleError(f"this is a bundle of {targets.name}, this device runs {name}")
-        roots = _roots(files)
+        roots = quorum.roots_in(files)
         advanced = advance_root(roots, trusted, policy)  # 4
         reference = advanced.floor
         if policy.clock_trusted and wall_s is not None:
@@ -190,7 +187,7 @@ def read_roots(disk: Disk, path: Path, policy: Policy) -> dict[int, bytes]:
         OSError: The medium cannot be read.
     """
     with open_source(disk, path, policy) as source:
-        return _roots(_metadata(source, policy))
+        return quorum.roots_in(_metadata(source, policy))
 
 
 def verify_payload(
@@ -236,7 +233,7 @@ def copy_payload(disk: Disk, bundle: VerifiedBundle, target: Path) -> None:
         for name, signed in bundle.payload.items():
             source.copy(f"payload/{name}", signed, disk, target / name)
     for packed, (name, raw) in bundle.raw.items():
-        pieces = chunks_of(disk, target / packed)
+        pieces = file_chunks(disk, target / packed)
         with new_file(disk, target / name) as out:
             expand(pieces, packed, raw, partial(write_all, out))
         disk.unlink(target / packed)
@@ -253,7 +250,7 @@ def _nowhere(_name: str, _data: object) -> None:
 
 def _metadata(source: Source, policy: Policy) -> dict[str, bytes]:
     names = source.index.names("metadata")
-    versions = sorted(int(found[1]) for name in names if (found := _ROOT.fullmatch(name)))
+    versions = sorted(quorum.roots_in(dict.fromkeys(names)))
     for name in _TOP:
         if name not in names:
             raise FormatError(f"this is not a signed bundle: it has no metadata/{name}")
@@ -266,10 +263,6 @@ def _metadata(source: Source, policy: Policy) -> dict[str, bytes]:
         name: source.small(f"metadata/{name}", min(quorum.MAX_DOCUMENT, policy.max_metadata_bytes))
         for name in names
     }
-
-
-def _roots(files: Mapping[str, bytes]) -> dict[int, bytes]:
-    return {int(found[1]): data for name, data in files.items() if (found := _ROOT.fullmatch(name))}
 
 
 def _signers(

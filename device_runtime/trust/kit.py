@@ -9,7 +9,6 @@ person: the eight words of the file's SHA-256, read out at the base and typed at
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,6 @@ KIND = "edgepack-kit"
 VERSION = 1
 KIT = "kit.json"
 POLICY = "policy.json"
-_ROOT = re.compile(r"([1-9][0-9]{0,5})\.root\.json")
 _LIMITS = Policy("kit")  # what is accepted before there is a policy
 
 
@@ -139,11 +137,7 @@ def read_kit(disk: Disk, path: Path) -> Kit:
 
 
 def _metadata(kept: Mapping[str, bytes]) -> tuple[dict[int, bytes], quorum.Document]:
-    roots = {
-        int(found[1]): data
-        for name, data in kept.items()
-        if (found := _ROOT.fullmatch(name.removeprefix("metadata/")))
-    }
+    roots = quorum.roots_in({name.removeprefix("metadata/"): kept[name] for name in kept})
     # kit.json and policy.json are the two that are not roots.
     if sorted(roots) != list(range(1, len(roots) + 1)) or len(roots) + 2 != len(kept):
         raise RootChainError("the kit does not carry exactly the roots 1, 2, 3 …")

@@ -17,19 +17,21 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from device_runtime.crypt import sha256, sha512, verify_ed25519, verify_mldsa65
 from device_runtime.errors import FormatError, ThresholdError, UnknownKeyError, VerificationError
 from device_runtime.format import canonical
 from device_runtime.record import dataclass
 
+T = TypeVar("T")
 CUSTOM = "x-edgepack"  # our signed fields within root and targets
 MAX_DOCUMENT = 1 << 20  # bytes; what nobody signed is parsed to learn who should have signed it
 _LIMITS = {"root": 256 << 10, "snapshot": 16 << 10, "timestamp": 16 << 10}
 
 # DER of SubjectPublicKeyInfo up to the key itself (id-ml-dsa-65, 2.16.840.1.101.3.4.3.18).
 _MLDSA65_DER = bytes.fromhex("308207b2300b0609608648016503040312038207a100")
+_ROOT_NAME = re.compile(r"([1-9][0-9]{0,5})\.root\.json")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
@@ -136,6 +138,11 @@ def read_document(data: bytes, what: str, kind: str) -> Document:
         return Document(value["signed"], encode_signed(value["signed"]), signatures, bytes(data))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{what} does not follow its format: {error!r}") from None
+
+
+def roots_in(files: Mapping[str, T]) -> dict[int, T]:
+    """Return version → content of the files that are named `N.root.json`."""
+    return {int(found[1]): files[n] for n in files if (found := _ROOT_NAME.fullmatch(n))}
 
 
 def read_root(data: bytes, what: str = "the root") -> Mapping[str, Any]:

@@ -247,13 +247,6 @@ def expand(packed: Iterator[bytes], what: str, target: Target, sink: Callable[..
         raise DigestMismatchError(f"the content of {what} is not what was signed")
 
 
-def chunks_of(disk: Disk, path: Path) -> Iterator[bytes]:
-    """Return a file's bytes in pieces."""
-    with disk.open_read(path) as file:
-        while chunk := file.read(CHUNK):
-            yield chunk
-
-
 @contextmanager
 def new_file(disk: Disk, path: Path) -> Iterator[Handle]:
     """Create a file for a block to write, and sync it; it is removed if anything goes wrong."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from device_runtime.courier.stick import Stick, file_chunks
-from device_runtime.disk import write_durable
+from device_runtime.courier.stick import Stick
+from device_runtime.disk import file_chunks, write_durable
 from device_runtime.errors import EdgepackError, StickFullError
 from device_runtime.format.stick import bundle_path, parse_bundle_name
 from edgepack.registry import BundleRow, Registry

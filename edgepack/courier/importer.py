@@ -14,8 +14,8 @@ from pathlib import Path
 
 from device_runtime.clock import Clock
 from device_runtime.courier.leave import pack_files, read_pack
-from device_runtime.courier.stick import Stick, file_chunks
-from device_runtime.disk import write_durable
+from device_runtime.courier.stick import Stick
+from device_runtime.disk import file_chunks, write_durable
 from device_runtime.errors import (
     EdgepackError,
     FormatError,

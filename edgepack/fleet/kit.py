@@ -15,7 +15,7 @@ from typing import Any
 
 from device_runtime import policy as policies
 from device_runtime.clock import Clock
-from device_runtime.disk import Disk
+from device_runtime.disk import Disk, file_chunks
 from device_runtime.errors import FormatError, UsageError
 from device_runtime.format import canonical
 from device_runtime.generation import Trusted
@@ -24,7 +24,7 @@ from device_runtime.trust import kit as kits
 from device_runtime.trust import quorum
 from device_runtime.trust.bundle import verify
 from device_runtime.trust.custom import Target
-from device_runtime.trust.source import chunks_of, open_source
+from device_runtime.trust.source import open_source
 from edgepack.errors import DeviceUnknownError, KeyringError
 from edgepack.keys import roles
 from edgepack.keys.ring import Ring
@@ -108,7 +108,7 @@ def write_kit(
         payload: list[tuple[str, int, Iterable[bytes]]] = [
             _small(f"payload/{kits.POLICY}", policy_bytes),
             *(
-                (f"payload/{name}", files[name].length, chunks_of(ws.disk, path))
+                (f"payload/{name}", files[name].length, file_chunks(ws.disk, path))
                 for name, path in sources.items()
             ),
         ]
@@ -237,7 +237,7 @@ def _check_bundle(ws: Any, bundle: Path, name: str, policy: Policy) -> None:
 
 def _target(disk: Disk, path: Path) -> Target:
     digest, length = hashlib.sha256(), 0
-    for piece in chunks_of(disk, path):
+    for piece in file_chunks(disk, path):
         digest.update(piece)
         length += len(piece)
     return Target(length, digest.hexdigest())

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from device_runtime.clock import Clock
-from device_runtime.courier.stick import file_chunks
-from device_runtime.disk import Disk, RealDisk, write_all, write_durable
+from device_runtime.disk import Disk, RealDisk, file_chunks, write_all, write_durable
 from device_runtime.errors import UsageError
 from device_runtime.format import canonical
 from edgepack.errors import StoreError

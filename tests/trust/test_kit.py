@@ -13,6 +13,7 @@ from device_runtime.disk import RealDisk
 from device_runtime.errors import EdgepackError, FormatError, UsageError, VerificationError
 from device_runtime.format.words import words
 from device_runtime.generation import Trusted
+from device_runtime.home import open_home
 from device_runtime.trust.kit import read_kit
 from edgepack.errors import DeviceUnknownError, KeyringError
 from edgepack.fleet.kit import sign_kit, write_kit
@@ -259,3 +260,44 @@ def test_a_custodian_refuses_a_half_signed_kit_that_was_changed(
     )
     with pytest.raises(KeyringError, match="other roots"):
         sign_kit(base.ws, base.ring, half)
+
+
+def test_a_newer_kit_brings_a_base_back_that_was_set_to_2099(
+    base: Base, out: Path, tmp_path: Path
+) -> None:
+    """Its roots are walked, one of them sets back the floor, and what it revokes is committed."""
+    root, years = tmp_path / "home", 73 * 365 * 86400
+    assert devicelab.run(root, "init", out, "--fingerprint", write(base, out)).returncode == 0
+    base.clock.advance(years)
+    base.rotate("root")
+    future = devicelab.bundle(base)
+    assert devicelab.run(root, "install", future).returncode == 0
+    base.clock.advance(-years)
+    ceremony.recover(base.ws, base.ring, clock=base.clock, floor=True)
+    done = devicelab.run(root, "init", out, "--fingerprint", write(base, out))
+    assert done.returncode == 0, done.stderr
+    now = open_home(root, disk=DISK, clock=base.clock).generation()
+    assert now.trusted.floor == base.now
+    assert [slot for slot in now.slots if now.is_revoked(slot)]
+    assert devicelab.run(root, "install", devicelab.bundle(base, 2.0)).returncode == 0
+
+
+def test_a_kit_without_the_root_that_a_device_trusts_changes_nothing(
+    base: Base, out: Path, tmp_path: Path
+) -> None:
+    """An old kit, perhaps of keys that were stolen since; or one of another base."""
+    root, old, other = tmp_path / "home", tmp_path / "old.kit", Base(tmp_path / "other")
+    ceremony.found(Workspace.create(other.folder), other.passphrase, other.clock)
+    with Registry.open(other.ws.registry) as registry:
+        registry.put_plan(PlanRow("sat-1", "field", NAME, "", 0))
+    before = write(base, old)
+    base.rotate("targets")
+    assert devicelab.run(root, "init", out, "--fingerprint", write(base, out)).returncode == 0
+    trusted = open_home(root, disk=DISK, clock=base.clock).generation().trusted
+    other.rotate("targets")
+    foreign = tmp_path / "foreign.kit"
+    for file, said in ((old, before), (foreign, write(other, foreign))):
+        done = devicelab.run(root, "init", file, "--fingerprint", said)
+        assert done.returncode == 20
+        assert b"lacks root 2" in done.stderr
+    assert open_home(root, disk=DISK, clock=base.clock).generation().trusted == trusted
