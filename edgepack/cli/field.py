@@ -363,9 +363,9 @@ def restore(
 @guard
 def sim(
     seed: int = typer.Option(1, "--seed", help="The first seed; each one is a world of its own."),
-    devices: int = typer.Option(3, "--devices", help="Devices in each world."),
-    trips: int = typer.Option(20, "--trips", help="Steps of each schedule."),
-    worlds: int = typer.Option(1, "--worlds", help="How many worlds."),
+    devices: int = typer.Option(3, "--devices", min=1, help="Devices in each world."),
+    trips: int = typer.Option(20, "--trips", min=1, help="Steps of each schedule."),
+    worlds: int = typer.Option(1, "--worlds", min=1, help="How many worlds."),
     json: bool = _JSON,
 ) -> None:
     """Play devices, sticks and power cuts by seed.
@@ -373,11 +373,20 @@ def sim(
     The real code on simulated disks: nothing may be lost. Everything happens in a temporary
     folder. A failing seed is printed and can be played again.
     """
+    from device_runtime.errors import EdgepackError
     from edgepack.sim.schedule import run_worlds
 
     screen = Screen(json)
     with screen.step("worlds", worlds) as advance:
         result = run_worlds(seed, worlds, devices=devices, trips=trips, progress=advance)
+    if result["broken"]:
+        again = f"--seed {result['first_seed']} --devices {devices} --trips {trips}"
+        raise EdgepackError(
+            f"{result['broken']} of {worlds} worlds broke a promise, first seed"
+            f" {result['first_seed']}: {result['problem']}",
+            why="a bug of ours",
+            next=f"play it again: edgepack sim {again}",
+        )
     screen.table(list(result), [list(result.values())])
     screen.done(result)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from device_runtime.journal import quota
+from edgepack.cli.app import run
 from support import trustsim
 
 BIN = Path(sys.executable).parent
@@ -140,3 +142,13 @@ def test_mistakes_end_in_one_line_and_their_code(shell):
 def test_sim_plays_a_world(shell):
     result = shell.json("sim", "--seed", "3", "--trips", "8", "--devices", "2")
     assert (result["worlds"], result["broken"]) == (1, 0)
+    for nothing in ("--worlds", "--devices", "--trips"):
+        shell.text("sim", nothing, "0", code=2)
+
+
+def test_sim_fails_and_names_the_seed_when_a_promise_breaks(monkeypatch, capsys):
+    monkeypatch.setattr(quota, "evict", lambda shelf, name, _declare: shelf.drop(name))
+    words = "sim --seed 11 --worlds 1 --devices 2 --trips 60"
+    monkeypatch.setattr(sys, "argv", ["edgepack", *words.split()])
+    assert run() == 1
+    assert "edgepack sim --seed" in capsys.readouterr().err
