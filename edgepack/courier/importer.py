@@ -29,8 +29,8 @@ from device_runtime.format.strict import is_id
 from edgepack.courier.forks import find_forks
 from edgepack.courier.parse import Parsed, digests, parse
 from edgepack.courier.quarantine import Quarantine
-from edgepack.courier.spans import count, intersect, subtract
 from edgepack.registry import DeviceRow, HeldRow, HoleRow, Registry, SegmentRow, Span
+from edgepack.spans import count, intersect, subtract
 from edgepack.store.archive import Archive
 from edgepack.workspace import Workspace
 

@@ -11,8 +11,8 @@ from device_runtime.crypt import PublicIdentity
 from device_runtime.format.batch import Text
 from device_runtime.format.segment import Header, Hole
 from device_runtime.journal.reader import HoleRecord, LabelRecord, RowBlock, open_segment
-from edgepack.courier.spans import normal
 from edgepack.registry import Span
+from edgepack.spans import normal
 
 
 @dataclass(frozen=True, slots=True)

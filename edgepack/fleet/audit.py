@@ -13,7 +13,8 @@ from device_runtime.journal.reader import (
     LabelRecord,
     open_segment,
 )
-from edgepack.registry import DeviceRow, Registry, SegmentRow
+from edgepack.registry import DeviceRow, Registry, SegmentRow, Span
+from edgepack.spans import intersect, subtract
 from edgepack.store.archive import Archive
 
 
@@ -107,18 +108,22 @@ def _entries(
 
 
 def _gaps(registry: Registry, device: DeviceRow) -> Iterator[str]:
-    """Say which numbers of a chain are not here: declared lost, or still on their way."""
-    declared = {
-        (hole.epoch, hole.lane, number)
-        for hole in registry.holes(device.device)
-        for number in range(hole.number, max(hole.number, hole.upto) + 1)
-    }
-    lanes: dict[tuple[str, int], set[int]] = {}
+    """Say which numbers of a chain are not here: declared lost, or still on their way.
+
+    In spans, never one by one: a device that lies can name numbers without end.
+    """
+    lanes: dict[tuple[str, int], list[Span]] = {}
     for row in registry.segments(device.device, state=None):
-        lanes.setdefault((row.epoch, row.lane), set()).add(row.number)
-    for (epoch, lane), numbers in lanes.items():
-        for number in range(1, max(numbers)):
-            if number not in numbers:
-                lost = (epoch, lane, number) in declared
-                state = "declared lost by the device" if lost else "not here yet"
-                yield f"epoch {epoch} {('PRIORITY', 'BULK')[lane]} {number}: {state}"
+        lanes.setdefault((row.epoch, row.lane), []).append((row.number, row.number))
+    declared: dict[tuple[str, int], list[Span]] = {}
+    for hole in registry.holes(device.device):
+        span = (hole.number, max(hole.number, hole.upto))
+        declared.setdefault((hole.epoch, hole.lane), []).append(span)
+    for place, here in lanes.items():
+        gaps = subtract([(1, max(here)[0])], here)
+        lost = intersect(gaps, declared.get(place, []))
+        found = [(span, "declared lost by the device") for span in lost]
+        found += [(span, "not here yet") for span in subtract(gaps, lost)]
+        for (first, last), state in sorted(found):
+            numbers = f"{first}" if first == last else f"{first} to {last}"
+            yield f"epoch {place[0]} {('PRIORITY', 'BULK')[place[1]]} {numbers}: {state}"

@@ -16,6 +16,7 @@ from device_runtime.errors import FormatError
 from device_runtime.format.receipt import DeviceReport, report_from_body
 from edgepack.fleet.sticks import StickNote, notes
 from edgepack.registry import BundleRow, DeviceRow, HoleRow, Registry, SegmentRow
+from edgepack.spans import count, subtract
 from edgepack.store.table import by_name
 from edgepack.store.view import View
 from edgepack.workspace import Workspace
@@ -119,8 +120,17 @@ def overview(
     devices = tuple(_device(ws, registry, row, home[row.device], sticks, now) for row in rows)
     known = {row.device for row in registry.devices()}
     alarms = tuple((a.kind, a.text) for a in registry.alarms() if a.device not in known)
-    backup = registry.get("backup") or "there is no backup: acks say `archive` only"
-    return Fleet(devices, alarms, backup, len(registry.held()))
+    return Fleet(devices, alarms, _backup(registry), len(registry.held()))
+
+
+def _backup(registry: Registry) -> str:
+    """Say what the newest backup is, and what acks wait for."""
+    at = registry.get("backup_at")
+    if not at:
+        return "there is no backup: acks say `archive` only"
+    waiting = registry.unbacked()
+    more = f"; segments that it lacks and no ack lists yet: {waiting:,}" if waiting else ""
+    return f"{registry.get('backup_folder')}, {day(int(at))}{more}"
 
 
 def rows_home(ws: Workspace, registry: Registry) -> Counter[str]:
@@ -223,7 +233,8 @@ def _records(registry: Registry, row: DeviceRow, home: int, status: Mapping[str,
     produced = journal.get("rows_produced") if isinstance(journal, Mapping) else None
     if not isinstance(produced, int) or isinstance(produced, bool):
         return Records(None, home, None, lost)
-    return Records(produced, home, max(0, produced - home - lost), lost)
+    purged = sum(item.rows for item in registry.segments(row.device, state="purged"))
+    return Records(produced, home, max(0, produced - home - lost - purged), lost)
 
 
 def lost_records(registry: Registry, device: str) -> int:
@@ -235,22 +246,8 @@ def lost_records(registry: Registry, device: str) -> int:
     total = 0
     for (epoch, uid), holes in places.items():
         here = [(first, last) for first, last, _ in registry.spans_of(device, epoch, uid)]
-        declared = _merged([(hole.first, hole.last) for hole in holes])
-        total += sum(last - first + 1 for first, last in declared)
-        total -= sum(
-            max(0, min(last, b) - max(first, a) + 1) for first, last in declared for a, b in here
-        )
+        total += count(subtract([(hole.first, hole.last) for hole in holes], here))
     return total
-
-
-def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    result: list[tuple[int, int]] = []
-    for first, last in sorted(spans):
-        if result and first <= result[-1][1] + 1:
-            result[-1] = (result[-1][0], max(result[-1][1], last))
-        else:
-            result.append((first, last))
-    return result
 
 
 def _waits(

@@ -142,7 +142,7 @@ class Page:
         if waiting:
             names = ", ".join(d.name for d in waiting[:8]) + (" …" if len(waiting) > 8 else "")
             steps.append(f"carry a stick to {e(names)}: <code>edgepack sync STICK</code>")
-        if not self.registry.get("backup"):
+        if not self.registry.get("backup_at"):
             steps.append("there is no backup yet: <code>edgepack backup</code>")
         text = "".join(f"<li>{step}</li>" for step in steps) or "<li>nothing is due</li>"
         return f'<div class="next"><ol>{text}</ol></div>'

@@ -152,7 +152,7 @@ def restore(
     """
     disk = disk or RealDisk()
     facts = _facts(disk, folder)
-    root = root.absolute()
+    folder, root = folder.resolve(), root.absolute()
     check_new(root)
     copier = _Copier(disk)
     disk.mkdir(root)
@@ -174,12 +174,15 @@ def restore(
         if missing:
             lines.append(f"{len(missing)} segments are not in the backup; devices offer them again")
         known = [registry.base_generation()[0], int(facts["generation"][0])]
-        if lost is not None:
+        if lost is None:
+            lines.append("what was purged after this backup is not known here: purge it again, or")
+            lines[-1] += " restore with --lost and the folder of the replaced workspace"
+        else:
             lines += _learn_from(lost / "registry.sqlite", registry, known)
         generation = registry.raise_generation(max(known))
         registry.mark_backed(row.hash for row in registry.segments())
         registry.set("backup_at", str(facts["wall_ns"]))
-        registry.set("backup_folder", str(folder.absolute()))
+        registry.set("backup_folder", str(folder))
         kept = len(registry.segments())
     for name in FILES:  # last: only now, with its generation raised, it is a workspace
         copier.copy(folder / "files" / name, root / name)

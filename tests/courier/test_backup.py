@@ -8,6 +8,7 @@ import pytest
 
 from device_runtime.errors import UsageError
 from edgepack.errors import StoreError, WorkspaceError
+from edgepack.fleet.overview import overview
 from edgepack.registry import Registry
 from edgepack.sim.disk import PowerCut
 from edgepack.sim.ports import FusedDisk
@@ -161,12 +162,38 @@ def test_what_is_no_whole_backup_is_refused(lab, home, what):
 
 
 def test_a_backup_inside_the_workspace_is_no_backup(lab):
-    with pytest.raises(UsageError):
-        backup(lab.ws, lab.ws.root / "backup", clock=lab.clock)
-    with pytest.raises(UsageError):
-        backup(lab.ws, lab.ws.root / "out" / ".." / "backup", clock=lab.clock)
-    assert backup(lab.ws, lab.ws.root / ".." / "beside", clock=lab.clock).first
-    assert (lab.ws.root.parent / "beside" / "backup.json").is_file()
+    (lab.folder / "elsewhere").symlink_to(lab.ws.root)
+    inside = (lab.ws.root, lab.ws.root / "out" / "..", lab.folder / "elsewhere")
+    for folder in (place / "backup" for place in inside):
+        with pytest.raises(UsageError):
+            backup(lab.ws, folder, clock=lab.clock)
+
+
+def test_a_backup_beside_the_workspace_may_be_named_from_inside_it(lab, home):
+    made = backup(lab.ws, lab.ws.root / ".." / "backup", clock=lab.clock)
+    assert made.folder == (lab.folder / "backup").resolve()
+
+
+def test_status_says_where_the_newest_backup_is_and_what_it_lacks(lab, home):
+    def said():
+        with lab.registry() as registry:
+            return overview(lab.ws, registry, lab.clock).backup
+
+    assert "no backup" in said()
+    backup(lab.ws, lab.folder / "backup", clock=lab.clock)
+    assert said().startswith(str((lab.folder / "backup").resolve()))
+    assert "lacks" not in said()
+    home[0].rows([4], sync=True)
+    again(lab, *home)
+    assert "lacks and no ack lists yet: " in said()
+
+
+def test_a_restore_that_knows_no_later_purges_says_so(lab, home):
+    backup(lab.ws, lab.folder / "backup", clock=lab.clock)
+    without = restore(lab.folder / "backup", lab.folder / "one")
+    assert [line for line in without.lines if "purge it again" in line]
+    with_it = restore(lab.folder / "backup", lab.folder / "two", lost=lab.ws.root)
+    assert not [line for line in with_it.lines if "purge it again" in line]
 
 
 def test_a_restore_overwrites_nothing(lab, home):

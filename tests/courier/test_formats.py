@@ -12,7 +12,7 @@ from device_runtime.errors import FormatError, UnsupportedVersionError
 from device_runtime.format import receipt, stick
 from device_runtime.format.receipt import Ack, DeviceReport, Enrolment, Fact, SlotLine
 from device_runtime.format.stick import PackedSegment, PackHeader
-from edgepack.courier import spans
+from edgepack import spans
 
 SIGNATURE = b"s" * receipt.SIGNATURE_BYTES
 HASH = st.binary(min_size=32, max_size=32).map(bytes.hex)

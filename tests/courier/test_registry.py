@@ -6,7 +6,6 @@ import sqlite3
 
 import pytest
 
-from edgepack.courier.spans import subtract
 from edgepack.errors import DeviceUnknownError, StoreError
 from edgepack.registry import (
     BundleRow,
@@ -17,6 +16,7 @@ from edgepack.registry import (
     SegmentRow,
     Tombstone,
 )
+from edgepack.spans import subtract
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 from device_runtime.courier import acks as device_acks
 from device_runtime.journal import quota
 from edgepack.courier import importer, sync
-from edgepack.courier.spans import subtract
 from edgepack.registry import Registry
 from edgepack.sim.parts import BrokenError, files_on
 from edgepack.sim.ports import MOUNT
+from edgepack.spans import subtract
 
 
 def test_duplicates_by_segment_hash_only_would_import_rows_twice(play, monkeypatch):

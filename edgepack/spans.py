@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from edgepack.registry import Span
+from edgepack.records import Span
 
 
 def normal(spans: Iterable[Span]) -> list[Span]:
