@@ -399,11 +399,13 @@ class Registry(Database):
     def recipients_out(self) -> dict[str, list[str]]:
         """Return journal key id → names of the devices that still carry segments wrapped to it.
 
-        By the newest report of each device. Such a key must not be destroyed.
+        By the newest report of each device, of each branch where it was copied. Such a key must
+        not be destroyed.
         """
         found: dict[str, set[str]] = {}
         for device in self.devices():
-            for report in self.reports(device.device)[:1]:
+            copied = any(alarm.kind == "fork" for alarm in self.alarms(device.device))
+            for report in self.reports(device.device)[: None if copied else 1]:
                 for key in report.body.get("recipients", []):
                     found.setdefault(key, set()).add(device.name)
         return {key: sorted(names) for key, names in found.items()}

@@ -179,8 +179,23 @@ def accept(registry: Registry, name_or_id: str, clock: Clock) -> DeviceRow:
 
 
 def retire(registry: Registry, name: str, clock: Clock) -> DeviceRow:
-    """Stop expecting a device: no more bundles for it; what it still sends is imported."""
-    row = replace(registry.device(name), state="retired", changed=clock.wall_ns())
+    """Stop expecting a device: no more bundles for it; what it still sends is imported.
+
+    Raises:
+        UsageError: Nobody accepted it, or its keys may be in other hands: its rows must stay out.
+    """
+    row = registry.device(name)
+    if row.state == "pending":
+        raise UsageError(
+            f"nobody compared the words of {row.name}: retired, its journal would be imported",
+            next="leave it as it is: what it sends is held, and no bundle is handed out for it",
+        )
+    if row.state == "compromised":
+        raise UsageError(
+            f"{row.name} is compromised: retired, its rows would count again",
+            next="leave it as it is: no bundle is handed out for it",
+        )
+    row = replace(row, state="retired", changed=clock.wall_ns())
     registry.put_device(row)
     return row
 

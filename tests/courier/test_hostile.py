@@ -10,8 +10,10 @@ import pytest
 
 from device_runtime.courier.report import make_report
 from device_runtime.crypt import Identity
+from device_runtime.errors import UsageError
 from device_runtime.format.header import TRAILER
 from device_runtime.format.receipt import SlotLine, encode_report
+from device_runtime.format.segment import Hole, Lane
 from device_runtime.format.stick import (
     PackedSegment,
     PackHeader,
@@ -21,7 +23,9 @@ from device_runtime.format.stick import (
 )
 from device_runtime.record import replace
 from edgepack.courier import quarantine
-from edgepack.fleet.devices import compromise
+from edgepack.fleet.audit import audit
+from edgepack.fleet.devices import compromise, retire
+from edgepack.store.archive import Archive
 
 
 @pytest.fixture
@@ -298,6 +302,41 @@ def test_a_device_that_lies_cannot_use_up_the_numbers_of_the_base(lab, what):
         assert registry.draw_version("sim") == 1
         assert registry.highest_version("other") == 0
         assert registry.base_generation() == before
+
+
+def test_a_device_that_lies_about_numbers_cannot_stop_an_audit(lab):
+    """Gaps are told in spans: ten thousand million numbers take no longer than two."""
+    device, stick = lab.accepted(), lab.stick()
+    journal = device.start()
+    journal._shelf.top = lambda *_: 9_999_999_000
+    journal._declare([Hole("evicted", journal.epoch.id, Lane.BULK, 5, first=0, last=9, upto=2**62)])
+    device.rows([1], sync=True)
+    device.sync(stick)
+    lab.sync(stick)
+    with lab.registry() as registry:
+        row = registry.device(device.name)
+        found = audit(registry, Archive(lab.ws.archive, lab.ws.disk), row, lab.ring.secrets)
+    bulk = [gap.split("BULK ")[1] for gap in found.gaps if "BULK" in gap]
+    assert bulk == ["1 to 4: not here yet", "5 to 9999999000: declared lost by the device"]
+
+
+def test_a_device_that_nobody_accepted_is_not_let_in_by_retiring_it(lab):
+    device, stick = lab.device(), lab.stick()
+    device.rows([1], sync=True)
+    device.sync(stick)
+    lab.sync(stick)
+    with lab.registry() as registry, pytest.raises(UsageError, match="words"):
+        retire(registry, device.name, lab.clock)
+    lab.sync(stick)
+    assert not lab.ids()
+
+
+def test_a_compromised_device_is_not_believed_again_by_retiring_it(lab):
+    device = lab.accepted()
+    with lab.registry() as registry:
+        compromise(registry, device.name, None, lab.clock)
+        with pytest.raises(UsageError, match="compromised"):
+            retire(registry, device.name, lab.clock)
 
 
 def test_what_a_compromised_device_reports_has_no_consequences(lab):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -150,6 +151,21 @@ def test_the_base_knows_which_journal_keys_are_still_needed(lab):
     with lab.registry() as registry:
         out = registry.recipients_out()
     assert out == {lab.ring.current[1].id: ["press-1"], lab.ring.recovery[1].id: ["press-1"]}
+
+
+def test_a_key_that_either_branch_of_a_copied_device_needs_is_kept(lab):
+    device, stick = lab.accepted(), lab.stick()
+    device.sync(stick)
+    lab.sync(stick)
+    with lab.registry() as registry:
+        (known,) = registry.reports()
+        other = replace(
+            known, epoch="0" * 16, body={**known.body, "recipients": []}, received=2**62
+        )
+        registry.put_report(other)
+        assert registry.recipients_out() == {}
+        registry.alarm("fork", known.device, "", "it was copied", 0)
+        assert lab.ring.current[1].id in registry.recipients_out()
 
 
 def test_sticks_in_any_order_give_the_same_table(lab, tmp_path):
