@@ -16,11 +16,12 @@ from device_runtime.disk import Disk
 from device_runtime.errors import EdgepackError, FormatError
 from device_runtime.format import canonical
 from device_runtime.format.frames import ROWS, scan
-from device_runtime.format.header import MAX_HEADER, open_header
-from device_runtime.format.segment import Lane, Name
+from device_runtime.format.header import open_header
+from device_runtime.format.segment import Name
 from device_runtime.format.words import words
 from device_runtime.generation import Generation, SlotRecord
 from device_runtime.home import Home
+from device_runtime.journal.shelf import read_closed
 from device_runtime.policy import Policy
 from device_runtime.record import dataclass
 from device_runtime.totals import rows_pruned
@@ -28,7 +29,7 @@ from device_runtime.totals import rows_pruned
 LEVELS = ("fresh", "cooling", "cold")
 DAY_S = 86_400
 MIN_SHARE_ROWS = 200  # shares of fewer rows mean nothing
-MANY_SEGMENTS = 5000
+MIN_RATE_S = 600  # a rate of fewer seconds means nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,22 +214,25 @@ def _json(disk: Disk, path: Path) -> Any:
 def _journal(home: Home, generation: Generation) -> dict[str, Any]:
     """Count what lies in the journal's folder, by headers that need no key."""
     policy: Policy = generation.policy
-    rows = records = used = segments = acked = 0
-    names = [(name, Name.parse(name)) for name in home.disk.list(home.journal)]
-    for text, name in names[-MANY_SEGMENTS:]:
+    rows = records = used = segments = acked = safe = 0
+    for text in home.disk.list(home.journal):
+        name, path = Name.parse(text), home.journal / text
         if name is None:
             continue
-        path = home.journal / text
         try:
-            used += home.disk.size(path)
+            size = home.disk.size(path)
+            used += size
             found = _counts(home.disk, path, name)
         except (OSError, FormatError):
             continue
         segments += 1
         records += found[0]
         rows += found[1]
-        acked += found[1] if found[2] in generation.acked else 0
-    gone = rows_pruned(home)
+        if found[2] in generation.acked:
+            acked, safe = acked + found[1], safe + size
+    gone, on_s = rows_pruned(home), home.odometer_s()
+    bytes_s = used / max(rows, 1) * (rows + gone) / max(on_s, 1)
+    room = max(0, policy.quota_bytes - policy.reserve_bytes - used + safe)
     return {
         "rows_produced": rows + gone,
         "rows_on_device": rows,
@@ -239,7 +243,7 @@ def _journal(home: Home, generation: Generation) -> dict[str, Any]:
         "bytes": used,
         "quota_bytes": policy.quota_bytes,
         "full": round(used / policy.quota_bytes, 4) if policy.quota_bytes else 0.0,
-        "lanes": [lane.name for lane in Lane],
+        "lasts_days": round(room / bytes_s / DAY_S, 1) if bytes_s and on_s >= MIN_RATE_S else None,
         "log_mode": policy.log_mode,
         "durability": policy.durability,
     }
@@ -247,8 +251,6 @@ def _journal(home: Home, generation: Generation) -> dict[str, Any]:
 
 def _counts(disk: Disk, path: Path, name: Name) -> tuple[int, int, str]:
     """Return (records, rows, hash hex) of one segment file."""
-    from device_runtime.format.header import TRAILER, read_trailer
-
     if name.suffix == "open":
         data = disk.read(path)
         frames = scan(data, open_header(data).end).frames
@@ -257,14 +259,7 @@ def _counts(disk: Disk, path: Path, name: Name) -> tuple[int, int, str]:
             sum(frame.n for frame in frames if frame.type == ROWS),
             "",
         )
-    with disk.open_read(path) as file:
-        start = file.read(16 << 10)
-        try:
-            header = open_header(start).header
-        except FormatError:
-            header = open_header(start + file.read(MAX_HEADER)).header
-        file.seek(max(0, file.seek(0, 2) - TRAILER.size))
-        digest = read_trailer(file.read(TRAILER.size))[0].hex()
+    header, digest = read_closed(disk, path)
     return header.records, header.rows, digest
 
 
@@ -304,6 +299,9 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         f"{journal['bytes'] / 1e6:,.1f} MB ({journal['full']:.0%} of its quota); "
         f"{journal['rows_safe_at_base']:,} rows are safe at the base"
     )
+    lasts = journal["lasts_days"]
+    told = "told after ten minutes powered on" if lasts is None else f"{lasts:,} days powered on"
+    result.append(f"             room for more: {told}")
     return result
 
 

@@ -101,14 +101,22 @@ class Stick:
         self.close()
 
     def _probe(self) -> None:
+        self._tidy(self.root, 3)
         probe = self.root / f"probe{PART}"
-        self._clear(probe)
         try:
             self.disk.create(probe).close()
         except OSError as error:
             if error.errno != errno.ENOSPC:  # a full stick can still be read and tidied
                 raise
         self.disk.unlink(probe)
+
+    def _tidy(self, folder: Path, depth: int) -> None:
+        """Remove what earlier visits left unfinished: it would take up room for ever."""
+        for name in self.disk.list(folder)[:MAX_NAMES]:
+            if name.endswith(PART):
+                self._clear(folder / name)
+            elif depth and self.disk.kind(folder / name) == "dir":
+                self._tidy(folder / name, depth - 1)
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -264,12 +272,6 @@ class Stick:
         with _translated(f"reading {relative}"), self.disk.open_read(target) as file:
             file.seek(offset)
             return file.read(length)
-
-    def size(self, relative: str) -> int:
-        """Return the length of a plain file, 0 when there is none."""
-        target = self.path(relative)
-        with _translated(f"reading {relative}"):
-            return self.disk.size(target) if target is not None else 0
 
     def holds(self, relative: str, digest: bytes, size: int) -> bool:
         """Whether a plain file has exactly this SHA-256, read now."""

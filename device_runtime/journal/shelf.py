@@ -34,6 +34,32 @@ class SealedInfo(NamedTuple):
     header: Header
 
 
+def read_closed(disk: Disk, path: Path) -> tuple[Header, str]:
+    """Return what a sealed file says about itself, and its hash; its content is not looked at.
+
+    Raises:
+        FormatError: Its header or trailer cannot be read.
+    """
+    with disk.open_read(path) as file:
+        start = file.read(_FIRST_READ)
+        try:
+            header = _header(start)
+        except FormatError:
+            if len(start) < _FIRST_READ:
+                raise
+            header = _header(start + file.read(2 * MAX_HEADER))
+        file.seek(max(0, file.seek(0, 2) - TRAILER.size))
+        return header, read_trailer(file.read(TRAILER.size))[0].hex()
+
+
+def _header(start: bytes) -> Header:
+    """Return the header; the keys of a salvage stand in the one inside."""
+    outer = open_header(start)
+    if outer.header.kind != SALVAGE:
+        return outer.header
+    return outer.header._replace(keys=open_header(start[outer.end :]).header.keys)
+
+
 class Shelf:
     """What lies in the folder.
 
@@ -94,7 +120,7 @@ class Shelf:
             return known
         path = self.path(name)
         try:
-            header, digest = self._read(path)
+            header, digest = read_closed(self.disk, path)
         except (FormatError, OSError) as error:
             raise JournalDamagedError(f"{name.text()} cannot be read: {error}") from None
         if (header.epoch, header.lane, header.number, header.uid) != name[:4]:
@@ -116,19 +142,6 @@ class Shelf:
         )
         self._infos[name] = info
         return info
-
-    def _read(self, path: Path) -> tuple[Header, str]:
-        with self.disk.open_read(path) as file:
-            start = file.read(_FIRST_READ)
-            try:
-                header = open_header(start).header
-            except FormatError:
-                if len(start) < _FIRST_READ:
-                    raise
-                header = open_header(start + file.read(MAX_HEADER)).header
-            end = file.seek(0, 2)
-            file.seek(max(0, end - TRAILER.size))
-            return header, read_trailer(file.read(TRAILER.size))[0].hex()
 
     def newest(self, epoch: str, lane: Lane) -> Name | None:
         """Return the newest sealed segment of a lane: it is never pruned or evicted."""

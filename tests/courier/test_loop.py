@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from device_runtime.courier.report import make_report
 from device_runtime.courier.stick import Stick
+from device_runtime.crypt import generate_recipient
 from device_runtime.disk import RealDisk
 from device_runtime.errors import StickBusyError, StickFullError
 from edgepack.courier import sync as base_side
@@ -151,6 +153,22 @@ def test_the_base_knows_which_journal_keys_are_still_needed(lab):
     with lab.registry() as registry:
         out = registry.recipients_out()
     assert out == {lab.ring.current[1].id: ["press-1"], lab.ring.recovery[1].id: ["press-1"]}
+
+
+def test_a_key_that_only_salvaged_segments_need_is_reported(lab):
+    """The outer header of a salvage names no key; after a rotation nothing else tells of it."""
+    stick = lab.stick()
+    device = lab.accepted(stick=stick, keep_acked_days=0)
+    device.rows([1], sync=True)
+    device.crash()
+    device.start()
+    new = generate_recipient()[1]
+    policy = replace(device.home.generation().policy, recipients=(new.raw.hex(),))
+    device.take_policy(policy)
+    for _ in range(2):  # what was sealed under the old key is acknowledged and goes
+        device.sync(stick)
+    report = make_report(device.home, device.start(), {})
+    assert {lab.ring.current[1].id, new.id} <= set(report.recipients)
 
 
 def test_a_key_that_either_branch_of_a_copied_device_needs_is_kept(lab):

@@ -20,6 +20,7 @@ from device_runtime.errors import (
     TooLargeError,
 )
 from edgepack.sim.disk import SimDisk
+from edgepack.sim.parts import every_file
 from edgepack.sim.ports import MOUNT, new_stick
 
 
@@ -60,6 +61,31 @@ def test_a_stick_pulled_at_any_call_holds_the_old_file_or_the_new_one():
             assert stick.get("reports/x.json", 1000) in (b"old", b"new" * 100)
             stick.put("reports/x.json", b"third")  # a stale .part never blocks
             assert stick.files("reports") == ["x.json"]
+
+
+def test_what_earlier_visits_left_unfinished_takes_up_no_room():
+    """A pull leaves a `.part` whose name never comes again, for the next pack is another one."""
+    disk = new_stick(1)
+    with Stick.open(MOUNT, disk) as stick:
+        stick.put("logs/a/b/kept.segs", b"kept")
+        stick.put("bundles/kept", b"kept")
+    for folder in ("", "logs", "logs/a", "logs/a/b", "bundles"):
+        disk.create(MOUNT / "EDGEPACK" / folder / "left.segs.part").write(b"left")
+    with Stick.open(MOUNT, disk, write=False):
+        assert disk.exists(MOUNT / "EDGEPACK/left.segs.part"), "looking changes nothing"
+    with Stick.open(MOUNT, disk) as stick:
+        assert not [path for path in every_file(disk, MOUNT) if path.suffix == ".part"]
+        assert stick.get("logs/a/b/kept.segs", 10) == stick.get("bundles/kept", 10) == b"kept"
+
+
+def test_unfinished_files_behind_a_link_are_not_touched(tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "mine.part").write_bytes(b"mine")
+    (tmp_path / "usb" / "EDGEPACK").mkdir(parents=True)
+    (tmp_path / "usb" / "EDGEPACK" / "logs").symlink_to(other)
+    with Stick.open(tmp_path / "usb", RealDisk()):
+        assert (other / "mine.part").exists()
 
 
 def test_a_full_stick_is_refused_and_left_clean():

@@ -10,10 +10,16 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from device_runtime import health
+from device_runtime.clock import SystemClock
+from device_runtime.disk import RealDisk
+from device_runtime.home import open_home
+from device_runtime.journal.shelf import read_closed
 from support import devicelab
 
 ROWS = b"id,at,x,c\n1,,3,a\n2,,-3,b\n"
@@ -106,6 +112,24 @@ def test_status_as_json_as_metrics_and_as_a_check(lab):
     for line in text.splitlines():
         assert line.startswith("# ") or len(line.split(" ")) == 2
     assert lab.run("status", "--check").returncode == 0
+
+
+def test_status_says_for_how_long_the_journal_has_room(make_lab):
+    lab = make_lab(quota_bytes=1 << 20, reserve_bytes=1 << 18)
+    lab.run("predict", "-", stdin=ROWS)
+    home = open_home(lab.root, disk=RealDisk(), clock=SystemClock())
+    assert health.status(home)["journal"]["lasts_days"] is None, "too early to tell"
+    home._write_odometer(10 * 86_400)
+    journal = health.status(home)["journal"]
+    room = (1 << 20) - (1 << 18) - journal["bytes"]
+    assert journal["lasts_days"] == pytest.approx(10 * room / journal["bytes"], rel=0.01)
+    assert f"{journal['lasts_days']:,} days" in lab.run("status").stdout.decode()
+    hashes = [
+        read_closed(home.disk, path)[1] for path in home.journal.iterdir() if path.suffix == ".seg"
+    ]
+    home.commit(replace(home.generation(), acked=frozenset(hashes)))
+    safe = health.status(home)["journal"]
+    assert safe["lasts_days"] > journal["lasts_days"], "what the base holds may go"
 
 
 def test_a_cold_device_fails_the_check(make_lab):
