@@ -16,19 +16,9 @@ PADDING = 16  # zero bytes behind a text, so that its last words can be read who
 
 # Element types of the C API → our dtypes (ONNX's own numbers, 1 to 13).
 ELEMENT = {
-    1: "float32",
-    2: "uint8",
-    3: "int8",
-    4: "uint16",
-    5: "int16",
-    6: "int32",
-    7: "int64",
-    8: "string",
-    9: "bool",
-    11: "float64",
-    12: "uint32",
-    13: "uint64",
-}
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64",
+    8: "string", 9: "bool", 11: "float64", 12: "uint32", 13: "uint64",
+}  # fmt: skip
 CODE = {dtype: code for code, dtype in ELEMENT.items()}
 _WIDTH = {
     "float32": 4, "uint8": 1, "int8": 1, "uint16": 2, "int16": 2, "int32": 4, "int64": 8,

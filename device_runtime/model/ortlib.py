@@ -49,16 +49,8 @@ _CALLS: dict[str, tuple[int, tuple[Any, ...]]] = {
     "CreateTensorAsOrtValue": (48, (_POINTER, _POINTER, ctypes.c_size_t, ctypes.c_int, _OUT)),
     "CreateTensorWithDataAsOrtValue": (
         49,
-        (
-            _POINTER,
-            _POINTER,
-            ctypes.c_size_t,
-            _POINTER,
-            ctypes.c_size_t,
-            ctypes.c_int,
-            _OUT,
-        ),
-    ),
+        (_POINTER, _POINTER, ctypes.c_size_t, _POINTER, ctypes.c_size_t, ctypes.c_int, _OUT),
+    ),  # fmt: skip
     "GetTensorMutableData": (51, (_POINTER, _OUT)),
     "FillStringTensor": (52, (_POINTER, _POINTER, ctypes.c_size_t)),
     "GetStringTensorDataLength": (53, (_POINTER, _SIZE_OUT)),
@@ -78,15 +70,9 @@ _CALLS: dict[str, tuple[int, tuple[Any, ...]]] = {
 _ERROR_MESSAGE = 2
 _ARENAS, _MAPPED_FROM, _TRIMMED_FROM = -8, -3, -1  # of glibc's mallopt
 _RELEASE = {
-    "Env": 92,
-    "Status": 93,
-    "MemoryInfo": 94,
-    "Session": 95,
-    "Value": 96,
-    "TypeInfo": 98,
-    "TensorTypeAndShapeInfo": 99,
-    "SessionOptions": 100,
-}
+    "Env": 92, "Status": 93, "MemoryInfo": 94, "Session": 95, "Value": 96, "TypeInfo": 98,
+    "TensorTypeAndShapeInfo": 99, "SessionOptions": 100,
+}  # fmt: skip
 
 
 def library_path() -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from device_runtime.errors import ModelLoadError
+from device_runtime.model.capi import ELEMENT
 from device_runtime.model.facts import (
     MAX_RANK,
     Function,
@@ -28,10 +29,6 @@ MAX_TENSORS = 1_000_000
 MAX_NAME = 4096  # bytes
 LEAST_OPSET = 7
 
-_DTYPES = {
-    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64",
-    8: "string", 9: "bool", 11: "float64", 12: "uint32", 13: "uint64",
-}  # fmt: skip
 # Operators that make a tensor as large as a small constant says, and which input says it.
 _SHAPED = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}
 _RANDOM = ("RandomNormal", "RandomUniform")
@@ -292,7 +289,7 @@ class _Walker:
 
     def _tensor_type(self, item: Item, name: str) -> tuple[str, tuple[int, ...] | None]:
         singles, _ = self._message(item, once=(1, 2), what="a type")
-        dtype = _DTYPES.get(self._number(singles[1]) & 0xFFFFFFFF, "") if 1 in singles else ""
+        dtype = ELEMENT.get(self._number(singles[1]) & 0xFFFFFFFF, "") if 1 in singles else ""
         if 2 not in singles:
             return dtype, None
         _, lists = self._message(singles[2], many=(1,), what="a shape")
