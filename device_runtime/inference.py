@@ -23,6 +23,7 @@ from device_runtime.record import dataclass
 
 MAX_DEPTH = 16
 MAX_ISSUES = 20
+MAX_LISTS = 1 << 20
 DATATYPE = {
     "bool": "BOOL",
     "string": "BYTES",
@@ -73,12 +74,14 @@ def route(parts: list[str], device: Device) -> Route | None:
     return None
 
 
-def decode(body: bytes) -> Mapping[str, Any]:
+def decode(body: bytes | bytearray) -> Mapping[str, Any]:
     """Read a request's body.
 
     Raises:
-        RequestError: It is not a JSON object, or is nested too deep.
+        RequestError: It is not a JSON object, is nested too deep, or into too many lists.
     """
+    if body.count(b"[") + body.count(b"{") > MAX_LISTS:  # each takes 30 times its bytes in memory
+        raise RequestError(f"the body has more than {MAX_LISTS} lists: send `data` flat")
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -97,15 +100,14 @@ def infer(device: Device, request: Mapping[str, Any]) -> dict[str, Any]:
     """
     slot = device.load()
     block = _block(request, slot.schema, device.generation.policy.max_rows_per_request)
+    wanted = _wanted(request, slot.schema)  # before anything is journaled
     found = device.predict_block(block)
     if found.n and all(flags & FLAG_INVALID for flags in found.flags):
         raise InputError("no row fits the schema", _issues(found))
-    outputs = _outputs(found)
-    wanted = _wanted(request, {item["name"] for item in outputs})
     answer: dict[str, Any] = {
         "model_name": slot.name,
         "model_version": str(slot.version),
-        "outputs": [item for item in outputs if item["name"] in wanted],
+        "outputs": [item for item in _outputs(found) if item["name"] in wanted],
         "parameters": {"durable": device.generation.policy.durability == "each"},
     }
     if isinstance(request.get("id"), str):
@@ -154,6 +156,10 @@ def _values(item: Mapping[str, Any], column: Column) -> tuple[int, list[Any]]:
         raise RequestError(f"input {name} has shape {shape}; it must be {['n', *wanted]}")
     if not isinstance(data, list):
         raise RequestError(f"input {name} has no list `data`")
+    kind = _datatype(column.dtype)
+    said = str(item.get("datatype", kind))  # any width: the values are checked one by one
+    if _kind(said) != _kind(kind) and not (said == "BYTES" and column.dtype == "timestamp"):
+        raise RequestError(f"input {name} is {kind}, not {said[:80]!r}")
     flat = data if not any(isinstance(value, list) for value in data) else _flatten(data, name)
     if len(flat) != shape[0] * column.count:
         raise RequestError(f"input {name} has {len(flat)} values for shape {shape}")
@@ -173,13 +179,16 @@ def _flatten(data: list[Any], name: str) -> list[Any]:
     raise RequestError(f"input {name} is nested too deep")
 
 
-def _wanted(request: Mapping[str, Any], names: set[str]) -> set[str]:
+def _wanted(request: Mapping[str, Any], schema: Schema) -> set[str]:
     outputs = request.get("outputs")
+    names = {"record", target_name(schema), "flag"}
+    if schema.output.scores is not None:
+        names.add("scores")
     if not outputs:
         return names
     if not isinstance(outputs, list):
         raise RequestError("`outputs` is not a list")
-    wanted = {str(item.get("name")) for item in outputs if isinstance(item, dict)}
+    wanted = {str(item.get("name") if isinstance(item, dict) else item) for item in outputs}
     if strange := wanted - names:
         raise RequestError(f"the model has no output {min(strange)[:80]!r}")
     return wanted
@@ -204,8 +213,11 @@ def _outputs(found: Predicted) -> list[dict[str, Any]]:
 
 
 def _issues(found: Predicted) -> list[str]:
-    lines = [f"row {at}: {issue}" for at, issues in found.issues.items() for issue in issues]
-    return lines[:MAX_ISSUES]
+    lines: list[str] = []
+    for at, issues in found.issues.items():
+        if len(lines) < MAX_ISSUES:  # a row says all that is wrong with it
+            lines += (f"row {at}: {issue}" for issue in issues)
+    return lines
 
 
 def _server() -> dict[str, Any]:
@@ -238,6 +250,10 @@ def _model(device: Device) -> dict[str, Any]:
             "score_columns": json.dumps(list(score_columns(schema))),
         },
     }
+
+
+def _kind(datatype: str) -> str:
+    return datatype.strip("U0123456789")
 
 
 def _datatype(dtype: str) -> str:

@@ -1,8 +1,10 @@
 """Open Inference Protocol v2 (JSON over HTTP/1.1) on a unix socket, or on loopback when asked.
 
 One thread for each connection, a bounded number of them, bounded bodies, a deadline for each
-request from its first byte. The bundle is switched between two requests; none is dropped. What is
-not JSON over plain HTTP/1.1 with a Content-Length is refused with a 4xx that says why.
+request from its first byte. Large requests take turns, so that many at once need little more memory
+than one; small ones never wait for them. The bundle is switched between two requests; none is
+dropped. What is not JSON over plain HTTP/1.1 with a Content-Length is refused with a 4xx that says
+why.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Semaphore, Thread
 from typing import Any
 
 from device_runtime import inference
@@ -28,6 +30,8 @@ from device_runtime.policy import Policy
 SOCKET = "serve.sock"
 LOOPBACK = "127.0.0.1"
 MAX_HEAD = 16 << 10
+LARGE = 64 << 10  # bytes; of larger bodies READERS are read at a time, and one is answered
+READERS = 4
 IDLE_S = 60.0
 DRAIN_S = 10.0
 _REASON = {
@@ -71,6 +75,7 @@ class Server:
         self._lock = Lock()
         self._lines: set[socket.socket] = set()
         self._busy = 0
+        self._reading, self._answering = Semaphore(READERS), Lock()
         device.load()
         Thread(target=self._accept, name="serve", daemon=True).start()
 
@@ -136,12 +141,16 @@ class Server:
 
     def _request(self, line: socket.socket, reader: _Reader) -> bool:
         """Answer one request; return whether the connection stays."""
-        keep = False
+        keep, method = False, ""
         try:
             method, path, headers = reader.head()
             keep = headers.get("connection", "").lower() != "close" and not self._stopping.is_set()
-            body = reader.body(headers, line, self._policy.max_request_bytes)
-            status, answer = 200, self._answer(method, path, headers, body)
+            size = reader.announced(headers, self._policy.max_request_bytes)
+            large = size > LARGE
+            with self._reading if large else nullcontext():
+                body = reader.body(headers, line, size)
+                with self._answering if large else nullcontext():
+                    status, answer = 200, self._answer(method, path, headers, body)
         except HttpError as error:
             status, answer = error.status, error.body
             keep = keep and status in (400, 404, 405) and reader.clean
@@ -149,10 +158,11 @@ class Server:
             status, answer = _status_of(error), {"error": error.what, **error.as_json()}
         except Exception as error:  # noqa: BLE001
             status, answer = 500, {"error": f"{type(error).__name__}: {error}"}
-        line.sendall(_response(status, answer, close=not keep))
+        data = _response(status, answer, close=not keep)
+        line.sendall(data.partition(b"{")[0] if method == "HEAD" else data)
         return keep
 
-    def _answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Any:
+    def _answer(self, method: str, path: str, headers: Mapping[str, str], body: bytearray) -> Any:
         parts = [part for part in path.partition("?")[0].split("/") if part]
         route = inference.route(parts, self._device)
         if route is None:
@@ -178,7 +188,8 @@ def _status_of(error: EdgepackError) -> int:
 
 
 def _response(status: int, body: Any, *, close: bool) -> bytes:
-    data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    data = text.encode(errors="backslashreplace")  # half a surrogate pair: JSON's own escape
     head = (
         f"HTTP/1.1 {status} {_REASON.get(status, 'Error')}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n"
@@ -254,8 +265,8 @@ class _Reader:
             headers.setdefault("connection", "close")
         return method, path, headers
 
-    def body(self, headers: Mapping[str, str], line: socket.socket, limit: int) -> bytes:
-        """Return the body that the headers announce."""
+    def announced(self, headers: Mapping[str, str], limit: int) -> int:
+        """Return the size of the body that is to come."""
         if "transfer-encoding" in headers:
             raise HttpError(411, "send a Content-Length, not a Transfer-Encoding")
         if "content-encoding" in headers:
@@ -266,11 +277,15 @@ class _Reader:
         size = int(announced)
         if size > limit:
             raise HttpError(413, f"the body has {size} bytes; {limit} are allowed")
+        return size
+
+    def body(self, headers: Mapping[str, str], line: socket.socket, size: int) -> bytearray:
+        """Return the next `size` bytes."""
         if headers.get("expect", "").lower() == "100-continue" and len(self._data) < size:
             line.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         while len(self._data) < size:
             self._more()
-        body = bytes(self._data[:size])
+        body = self._data[:size]
         del self._data[:size]
         self.clean = True
         line.settimeout(self._timeout_s)

@@ -50,7 +50,7 @@ _CALLS: dict[str, tuple[int, tuple[Any, ...]]] = {
     "CreateTensorWithDataAsOrtValue": (
         49,
         (_POINTER, _POINTER, ctypes.c_size_t, _POINTER, ctypes.c_size_t, ctypes.c_int, _OUT),
-    ),  # fmt: skip
+    ),
     "GetTensorMutableData": (51, (_POINTER, _OUT)),
     "FillStringTensor": (52, (_POINTER, _POINTER, ctypes.c_size_t)),
     "GetStringTensorDataLength": (53, (_POINTER, _SIZE_OUT)),

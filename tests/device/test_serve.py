@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -12,6 +13,7 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -166,6 +168,13 @@ def test_a_real_client_of_the_protocol_is_served(lab):
             "twice",
         ),
         (b'{"inputs": [{"name": "x", "shape": [99999999], "data": []}]}', "0 values"),
+        (b'{"inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": [1]}]}', "is FP32"),
+        (b'{"inputs": [{"name": "x", "shape": [1], "datatype": [], "data": [1]}]}', "is FP32"),
+        (b'{"inputs": [{"name": "x", "shape": [1], "data": [' + b"[]," * (1 << 20), "send `data`"),
+        (
+            b'{"outputs": [7], "inputs": [{"name": "x", "shape": [1], "data": [1]}]}',
+            "no output '7'",
+        ),
     ],
 )
 def test_hostile_bodies_get_a_clear_400(server, body, wanted):
@@ -235,6 +244,52 @@ INFER = f"POST /v2/models/{NAME}/infer HTTP/1.1\r\nHost: x\r\n"
 )
 def test_hostile_heads_get_their_status(server, head, status):
     assert f" {status} " in _raw(server, head.encode())
+
+
+def test_a_head_request_gets_no_body(server):
+    line = server()
+    line.connect()
+    line.sock.sendall(b"HEAD /v2 HTTP/1.1\r\n\r\nGET /v2/health/live HTTP/1.1\r\n\r\n")
+    answer = b""
+    while b'{"live":true}' not in answer:
+        answer += line.sock.recv(65536)
+    assert b"\r\n\r\nHTTP/1.1 200 OK" in answer
+
+
+def test_an_id_that_is_half_a_character_comes_back_as_it_was(server):
+    line = server()
+    inputs = [{"name": "x", "shape": [1], "data": [1.0]}, {"name": "id", "shape": [1], "data": [1]}]
+    line.request("POST", f"/v2/models/{NAME}/infer", json.dumps({"id": "\ud800", "inputs": inputs}))
+    answer = line.getresponse()
+    assert answer.status == 200
+    assert json.loads(answer.read())["id"] == "\ud800"
+
+
+def test_many_large_requests_at_once_need_little_more_memory_than_one(make_lab):
+    """32 bodies of a million numbers each: 1.3 GB if all of them were decoded together."""
+    size = 4 << 20
+    lab = make_lab(max_request_bytes=size, request_timeout_s=300.0)
+    numbers = b"0.5," * ((size - 100) // 4)
+    body = b'{"inputs":[{"name":"x","shape":[1],"data":[' + numbers + b"0]}]}"
+    statuses = []
+
+    def client():
+        line = unix(lab)
+        line.connect()
+        line.sock.settimeout(300)
+        line.request("POST", f"/v2/models/{NAME}/infer", body)
+        statuses.append(line.getresponse().status)
+
+    with serving(lab) as (process, _):
+        threads = [threading.Thread(target=client) for _ in range(32)]
+        for thread in threads:
+            thread.start()
+        assert ask(unix(lab), [(1, 3.0, "a")])[0] == 200  # a small one goes ahead
+        for thread in threads:
+            thread.join()
+        most = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+    assert statuses == [400] * 32
+    assert int(most[1]) < 300_000
 
 
 def test_clients_that_go_away_or_stall_leave_nothing_behind(server):
