@@ -1,7 +1,8 @@
 """policy.json: what this device accepts. Every limit of the device stands here, with its unit.
 
 The first policy comes with the kit; a later one travels in a bundle, but what loosens trust
-(`operators`, `control_flow`, `clock_trusted`, `families`) is only taken from a kit.
+(`operators`, `control_flow`, `clock_trusted`, `families`), and the command `notify`, is only taken
+from a kit.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Policy:
         cold_days: ... and from which it is `cold`.
         psi_cooling: PSI from which a drifted input makes the model `cooling` ...
         psi_cold: ... and `cold`.
-        notify: Command line that is run after a sync by the udev unit; empty: none.
+        notify: Command line that is run after a sync by the udev unit; empty: none. Of a kit only:
+            a bundle brings data, never a command.
     """
 
     device_class: str
@@ -163,4 +165,5 @@ def from_bundle(current: Policy, carried: Policy) -> Policy:
         families=current.families,
         operators=current.operators,
         control_flow=current.control_flow and carried.control_flow,
+        notify=current.notify,
     )

@@ -201,13 +201,15 @@ def test_a_policy_reads_back_and_unknown_fields_are_refused():
 def test_a_policy_that_came_with_a_bundle_cannot_loosen_trust():
     mine = policy.Policy("field", operators=("ai.onnx:Add",))
     loose = policy.Policy(
-        "other", clock_trusted=True, control_flow=True, operators=("evil:*",), quota_bytes=5
-    )
+        "other", clock_trusted=True, control_flow=True, operators=("evil:*",), quota_bytes=5,
+        notify="rm -rf /",
+    )  # fmt: skip
     merged = policy.from_bundle(mine, loose)
     assert merged.quota_bytes == 5
     assert merged.device_class == "field"
     assert not merged.clock_trusted
     assert not merged.control_flow
+    assert merged.notify == ""
     assert merged.operators == ("ai.onnx:Add",)
 
 
