@@ -305,29 +305,28 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     return result
 
 
+def _quoted(text: str) -> str:
+    text = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{text}"'
+
+
 def prometheus(found: Mapping[str, Any]) -> str:
     """Return `status` in the text format of Prometheus."""
     journal, sentinel = found["journal"], found["sentinel"] or {}
-    name = found["device"]["name"].replace("\\", "\\\\").replace('"', '\\"')
-    label = f'{{device="{name}"}}'
+    name = _quoted(found["device"]["name"])
+    label = f"{{device={name}}}"
     bundle = found["bundle"] or {"version": 0, "degraded": False}
+    level = LEVELS.index(found["temperature"]["state"])
+    seen = sentinel.get("rows_since_activation", 0)
     values: list[tuple[str, str, float]] = [
         ("bundle_version", "Version of the running bundle; 0 if there is none", bundle["version"]),
         ("degraded", "1 if the bundle runs only for want of a better one", bundle["degraded"]),
         ("age_days", "Age of the model, days", found["age"]["days"]),
-        (
-            "temperature",
-            "0 fresh, 1 cooling, 2 cold",
-            LEVELS.index(found["temperature"]["state"]),
-        ),
+        ("temperature", "0 fresh, 1 cooling, 2 cold", level),
         ("journal_rows", "Rows in the journal", journal["rows_on_device"]),
         ("journal_bytes", "Bytes of the journal", journal["bytes"]),
         ("journal_quota_bytes", "Room of the journal, bytes", journal["quota_bytes"]),
-        (
-            "rows_seen",
-            "Rows since the bundle was activated",
-            sentinel.get("rows_since_activation", 0),
-        ),
+        ("rows_seen", "Rows since the bundle was activated", seen),
     ]
     shares = sentinel.get("shares", {})
     values += [(f"share_{k}", f"Share of recent rows: {k}", v) for k, v in shares.items()]
@@ -335,13 +334,13 @@ def prometheus(found: Mapping[str, Any]) -> str:
     for key, help_text, value in values:
         text.append(f"# HELP edgepack_{key} {help_text}")
         text.append(f"# TYPE edgepack_{key} gauge")
-        text.append(f"edgepack_{key}{label} {float(value):g}")
+        text.append(f"edgepack_{key}{label} {float(value):.15g}")
     drift = sentinel.get("drift", [])
     if drift:
         text.append("# HELP edgepack_psi Change of an input, PSI beyond chance")
         text.append("# TYPE edgepack_psi gauge")
         text += [
-            f'edgepack_psi{{device="{name}",column="{item["name"]}"}} {item["psi"]:g}'
+            f"edgepack_psi{{device={name},column={_quoted(item['name'])}}} {item['psi']:g}"
             for item in drift
         ]
     return "\n".join(text) + "\n"
