@@ -45,7 +45,12 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except BaseException as failure:  # noqa: BLE001
-        return _say(({}, [], _as_error(failure)), as_json=as_json)
+        outcome: Outcome = {}, [], _as_error(failure)
+        try:
+            return _say(outcome, as_json=as_json)
+        except OSError:  # stdout itself is what failed: a full disk
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return _say(outcome, as_json=False)
 
 
 def _say(outcome: Outcome, *, as_json: bool) -> int:
@@ -68,8 +73,8 @@ def _print_json(body: dict[str, Any]) -> None:
 
 
 def _tell(error: EdgepackError) -> None:
-    """Print the line of an error, and the first of its issues."""
-    for line in (error.line(), *(f"  {issue}" for issue in getattr(error, "issues", ())[:20])):
+    """Print the line of an error, and its issues."""
+    for line in (error.line(), *(f"  {issue}" for issue in getattr(error, "issues", ()))):
         print("".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
 
 

@@ -148,10 +148,9 @@ def _values(item: Mapping[str, Any], column: Column) -> tuple[int, list[Any]]:
     """Return the rows of one tensor: one value each, or one list for a column with a shape."""
     shape, data = item.get("shape"), item.get("data")
     name = column.name
-    sizes_ok = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
-    if not isinstance(shape, list) or not sizes_ok or not shape:
+    if not isinstance(shape, list) or not shape or any(type(n) is not int or n < 0 for n in shape):
         raise RequestError(f"input {name} has no shape")
-    wanted = (*column.shape,) or ()
+    wanted = column.shape
     if tuple(shape[1:]) != wanted and not (not wanted and shape[1:] == [1]):
         raise RequestError(f"input {name} has shape {shape}; it must be {['n', *wanted]}")
     if not isinstance(data, list):

@@ -47,7 +47,7 @@ class StreamResult:
         resumed_from: Rows that were answered before this call.
         recovered: Rows that were journaled before and answered now, without a new record.
         ignored: Input columns that the bundle does not know.
-        issues: The first few problems: "row 17: temp: 'warm' is not a number".
+        issues: All problems of the first few bad rows: "row 17: temp: 'warm' is not a number".
     """
 
     rows: int = 0
@@ -63,12 +63,10 @@ class StreamResult:
     def plus(self, found: Predicted, start: int) -> StreamResult:
         """Return the sum with the rows of a block from position `start` on."""
         flags = found.flags[start:]
-        issues = [
-            f"row {found.first_row + at + 1}: {issue}"
-            for at, lines in found.issues.items()
-            if at >= start
-            for issue in lines
-        ]
+        issues = list(self.issues)
+        for at, lines in found.issues.items():
+            if at >= start and len(issues) < SHOWN_ISSUES:  # of a row all that is wrong with it
+                issues += (f"row {found.first_row + at + 1}: {issue}" for issue in lines)
         return replace(
             self,
             rows=self.rows + len(flags),
@@ -76,7 +74,7 @@ class StreamResult:
             invalid=self.invalid + sum(1 for value in flags if value & FLAG_INVALID),
             abstained=self.abstained + sum(1 for value in flags if value & FLAG_ABSTAINED),
             unlike=self.unlike + sum(1 for value in flags if value & FLAG_UNLIKE),
-            issues=(self.issues + tuple(issues))[:SHOWN_ISSUES],
+            issues=tuple(issues),
         )
 
 

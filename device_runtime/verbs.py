@@ -6,6 +6,7 @@ that serves the home.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -121,6 +122,8 @@ def _predict(
     out = arguments.get("out")
     if len(descriptors) < (1 if out else 2):
         raise UsageError("predict needs an input and an output")
+    if out and os.path.exists(out) and os.path.samefile(descriptors[0], out):
+        raise UsageError(f"{out} is the input itself", next="give another --out")
     start = time.monotonic()
     with ExitStack() as stack:
         source = stack.enter_context(open(descriptors[0], "rb", closefd=False))

@@ -170,7 +170,7 @@ def open_input(
         head = read_some(stream)
         stream = Rest(head, stream)
         kind = "npy" if head[:6] == b"\x93NUMPY" else "csv"
-        if head.lstrip()[:1] == b"{":
+        if head.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] == b"{":
             kind = "ndjson"
     cutter = Cutter(chunk_rows, skip, first_rows)
     if kind == "npy":

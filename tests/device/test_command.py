@@ -132,6 +132,52 @@ def test_status_says_for_how_long_the_journal_has_room(make_lab):
     assert safe["lasts_days"] > journal["lasts_days"], "what the base holds may go"
 
 
+def test_metrics_are_exact_and_their_labels_quoted(lab):
+    found = json.loads(lab.run("status", "--json").stdout)
+    found["journal"]["rows_on_device"] = 123_456_789
+    found["sentinel"] = {"shares": {}, "drift": [{"name": 'height "cm"\\\n', "psi": 0.5}]}
+    text = health.prometheus(found)
+    assert 'edgepack_journal_rows{device="buoy-1"} 123456789\n' in text
+    assert 'edgepack_psi{device="buoy-1",column="height \\"cm\\"\\\\\\n"} 0.5\n' in text
+
+
+def test_the_input_is_never_taken_for_the_output(lab):
+    rows = lab.folder / "rows.csv"
+    rows.write_bytes(ROWS)
+    link = lab.folder / "link.csv"
+    link.symlink_to(rows)
+    for out in (rows, link):
+        done = lab.run("predict", rows, "--out", out)
+        assert done.returncode == 2
+        assert b"is the input itself" in done.stderr
+    assert rows.read_bytes() == ROWS
+
+
+def test_a_bad_row_says_all_that_is_wrong_with_it_and_the_first_of_many_are_shown(lab):
+    bad = b"id,at,x,c\n" + b"one,soon,warm,a\n" * 9
+    error = lab.run("predict", "-", stdin=bad).stderr.decode()
+    assert "9 rows do not fit" in error
+    for row in (1, 2):
+        assert [line.split(": ")[1] for line in error.splitlines() if f"row {row}:" in line] == [
+            "id", "at", "x",
+        ]  # fmt: skip
+    assert "row 3:" not in error
+
+
+def test_a_full_disk_behind_stdout_is_one_line(lab):
+    for arguments in (("predict", "--template"), ("status", "--json")):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                devicelab.command(lab.root, *arguments),
+                stdout=full,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+        assert done.returncode == 77
+        assert done.stderr.startswith(b"error [machine.disk_full]")
+        assert done.stderr.count(b"\n") == 1
+
+
 def test_a_cold_device_fails_the_check(make_lab):
     lab = make_lab(fresh_days=0, cold_days=0)
     done = lab.run("status", "--check", "--json")

@@ -144,6 +144,7 @@ def test_random_arrays_raise_nothing_but_the_inputs_error(data):
         ("rows.jsonl", b'{"id": "a", "v": "1"}\n'),
         ("", b"id,v\na,1\n"),
         ("-", b'\n {"id": "a", "v": "1"}\n'),
+        ("-", b'\xef\xbb\xbf{"id": "a", "v": "1"}\n'),
         ("", "\ufeffid,v\na,1\n".encode("utf-16-le")),
     ],
 )
