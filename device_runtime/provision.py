@@ -11,7 +11,7 @@ from pathlib import Path
 from device_runtime.clock import SystemClock
 from device_runtime.device import Device
 from device_runtime.disk import RealDisk
-from device_runtime.errors import InputError, NotInitialisedError, RollbackError
+from device_runtime.errors import InputError, MachineError, NotInitialisedError, RollbackError
 from device_runtime.format import words
 from device_runtime.home import Home, create_home, open_home
 from device_runtime.trust.kit import read_kit
@@ -115,5 +115,9 @@ def notify(home: Home, result: str, status: str) -> Outcome:
     if not line:
         return {"ran": False}, [], None
     environment = {**os.environ, "EDGEPACK_RESULT": result, "EDGEPACK_STATUS": status}
-    done = subprocess.run(shlex.split(line), env=environment, check=False, timeout=NOTIFY_TIMEOUT_S)
+    try:
+        words = shlex.split(line)
+        done = subprocess.run(words, env=environment, check=False, timeout=NOTIFY_TIMEOUT_S)
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise MachineError(f"notify of the policy failed: {error}", next="make a new kit") from None
     return {"ran": True, "exit": done.returncode}, [], None

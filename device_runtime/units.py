@@ -54,7 +54,7 @@ def write(folder: Path, home: Path, disk: Disk) -> list[Path]:
 
 
 def command() -> str:
-    """Return the absolute path of `edgepack-device` on this machine."""
-    beside = Path(sys.executable).parent / "edgepack-device"
-    found = str(beside) if beside.exists() else shutil.which("edgepack-device")
-    return found or f"{sys.executable} -m device_runtime"
+    """Return how `edgepack-device` was called; a link to the newest environment stays a link."""
+    called = Path(sys.argv[0]).absolute()
+    found = called.name == "edgepack-device"
+    return str(called) if found else f"{sys.executable} -m device_runtime"

@@ -324,21 +324,41 @@ def test_the_units_are_what_systemd_takes(lab, tmp_path):
         )
         assert checked.returncode == 0, checked.stderr
         assert name not in checked.stderr
-    exposure = subprocess.run(
-        [
-            "systemd-analyze",
-            "security",
-            "--offline=true",
-            "--threshold=25",
-            str(folder / "edgepack-device@buoy.service"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert exposure.returncode == 0, exposure.stdout[-300:]
+        exposure = subprocess.run(
+            [
+                "systemd-analyze",
+                "security",
+                "--offline=true",
+                "--threshold=15",
+                str(folder / name),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert exposure.returncode == 0, exposure.stdout[-300:]
     rules = (folder / "90-edgepack.rules").read_text()
     assert "edgepack-stick@%k.service" in rules
+
+
+def test_the_units_run_the_link_by_which_the_command_was_called(lab, tmp_path):
+    """After an update `env` points at another environment, and the units must follow it."""
+    real = tmp_path / "env-1" / "bin" / "edgepack-device"
+    real.parent.mkdir(parents=True)
+    shutil.copy(Path(sys.executable).parent / "edgepack-device", real)
+    (tmp_path / "env").symlink_to("env-1")
+    called = tmp_path / "env" / "bin" / "edgepack-device"
+    words = [called, "doctor", "--units", tmp_path / "units", "--home", lab.root]
+    assert subprocess.run(words, check=False, capture_output=True).returncode == 0
+    unit = (tmp_path / "units" / "edgepack-device@.service").read_text()
+    assert f"ExecStart={called} serve " in unit
+
+
+@pytest.mark.parametrize("line", ["/nowhere/blink", "blink 'twice"])
+def test_a_notify_command_that_cannot_run_is_said_in_one_line(make_lab, line):
+    done = make_lab(notify=line).run("notify")
+    assert done.returncode == 77
+    assert done.stderr.startswith(b"error [machine.failed]: notify of the policy failed: ")
 
 
 def test_the_notify_command_of_the_policy_is_run(make_lab, tmp_path):
