@@ -97,9 +97,12 @@ class Workspace:
         """Open the workspace that `start` (default: the current folder) lies in.
 
         Raises:
-            WorkspaceError: There is none from there upwards, or its edgepack.toml is not valid.
+            WorkspaceError: `start` is no folder, there is none from there upwards, or its
+                edgepack.toml is not valid.
         """
-        begin = Path(start or ".").absolute()
+        begin = Path(start or ".").resolve()
+        if not begin.is_dir():  # else a typing error would work on the workspace around it
+            raise WorkspaceError(f"there is no folder {begin}")
         for folder in (begin, *begin.parents):
             if (folder / FILE).is_file():
                 return cls(folder, read_classes(folder / FILE), disk or RealDisk())
@@ -113,8 +116,7 @@ class Workspace:
             WorkspaceError: `folder` is not empty, or lies in another workspace.
         """
         disk = disk or RealDisk()
-        root = Path(folder).absolute()
-        check_new(root)
+        root = new_root(Path(folder))
         for name in FOLDERS:
             disk.mkdir(root / name)
         text = TEMPLATE.format(arch=os.uname().machine)
@@ -267,12 +269,13 @@ def ask_passphrase(prompt: str, *, confirm: bool = False, variable: str = ENVIRO
     return given
 
 
-def check_new(root: Path) -> None:
-    """Refuse a folder that cannot become a workspace.
+def new_root(folder: Path) -> Path:
+    """Return where a new workspace stands, without links and `..`.
 
     Raises:
         WorkspaceError: It is a file, is not empty, or lies in another workspace.
     """
+    root = folder.resolve()
     if (root / FILE).exists():
         raise WorkspaceError(f"{root} is a workspace already", next="choose another folder")
     for parent in root.parents:
@@ -284,6 +287,17 @@ def check_new(root: Path) -> None:
         raise WorkspaceError(f"{root} is a file", next="choose another folder")
     if root.is_dir() and any(root.iterdir()):
         raise WorkspaceError(f"{root} is not empty", next="choose an empty or new folder")
+    return root
+
+
+def check_out(file: Path) -> None:
+    """Refuse a name under which no file can be written, before the work for it is done.
+
+    Raises:
+        UsageError: It is a folder, or its folder is not there.
+    """
+    if file.is_dir() or not file.parent.is_dir():
+        raise UsageError(f"{file} cannot be a file", next="name a file in a folder that is there")
 
 
 def read_classes(path: Path) -> dict[str, DeviceClass]:

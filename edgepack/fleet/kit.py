@@ -30,6 +30,7 @@ from edgepack.keys import roles
 from edgepack.keys.ring import Ring
 from edgepack.keys.sign import write_container
 from edgepack.registry import Registry
+from edgepack.workspace import check_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +223,7 @@ def _floor(registry: Registry, name: str, trusted: Trusted) -> int:
 
 
 def _check_paths(out: Path, wheels: Path | None, bundle: Path | None) -> None:
-    if out.is_dir() or not out.parent.is_dir():
-        raise UsageError(f"{out} cannot be a file", next="name a file in a folder that is there")
+    check_out(out)
     if bundle is not None and not bundle.is_file():
         raise UsageError(f"there is no file {bundle}", next="name a bundle of out/")
     if wheels is not None and not any(wheels.glob("*.whl")):

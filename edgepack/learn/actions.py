@@ -25,7 +25,7 @@ from edgepack.store.label_files import keep
 from edgepack.store.labels import Conflict, attach, collect, plain
 from edgepack.store.view import View
 from edgepack.tables import moment
-from edgepack.workspace import Workspace
+from edgepack.workspace import Workspace, check_out
 
 
 def drift_of(
@@ -173,11 +173,13 @@ def write_queue(
     Raises:
         EvidenceError: Nothing is there to label.
         DataError: No bundle is signed.
+        UsageError: No file can be written there.
     """
     import io
 
     from pyarrow import csv
 
+    check_out(out)
     refs = references(ws, registry, name)
     if not refs:
         raise DataError(f"no bundle of {name} is signed yet", next=f"edgepack train {name}")

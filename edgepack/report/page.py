@@ -26,7 +26,7 @@ from edgepack.report.figures import Table, word
 from edgepack.report.html import Raw, badge, bullets, count, e, figure, span, table, when
 from edgepack.report.style import CSS
 from edgepack.store.view import View
-from edgepack.workspace import Workspace
+from edgepack.workspace import Workspace, check_out
 
 DISTRIBUTIONS = 24  # columns whose distribution is drawn: those that moved most
 EVENTS = 60
@@ -35,7 +35,12 @@ QUIET = ("start", "stop", "sync", "seal")
 
 
 def write_report(ws: Workspace, registry: Registry, clock: Clock, out: Path) -> dict[str, Any]:
-    """Write the report; return what `report --json` prints."""
+    """Write the report; return what `report --json` prints.
+
+    Raises:
+        UsageError: No file can be written there.
+    """
+    check_out(out)
     found = state(ws, registry, clock)
     text = Page(ws, registry, clock, found).text()
     data = text.encode()

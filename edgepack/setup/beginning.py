@@ -10,7 +10,7 @@ from device_runtime.clock import Clock, SystemClock
 from device_runtime.disk import Disk, RealDisk
 from edgepack.recipe import load_recipe
 from edgepack.setup.starts import bundle_name, copy_story, write_from_data
-from edgepack.workspace import Workspace, ask_passphrase, check_new
+from edgepack.workspace import Workspace, ask_passphrase, new_root
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,7 @@ def begin(
     from edgepack.keys.ceremony import found
 
     disk = disk or RealDisk()
-    root = folder.absolute()
-    check_new(root)
+    root = new_root(folder)
     passphrase = ask_passphrase("Passphrase for the new keys: ", confirm=True)
     disk.mkdir(root.parent)
     part = root.with_name(f".{root.name}.part")

@@ -31,7 +31,7 @@ from edgepack.store.archive import (
     drop_buried,
     read_tombstones,
 )
-from edgepack.workspace import Workspace, check_new
+from edgepack.workspace import Workspace, new_root
 
 FOLDERS = (
     "keys",
@@ -74,8 +74,8 @@ def backup(ws: Workspace, folder: Path, *, clock: Clock) -> BackupResult:
         StoreError: An archived segment is missing or damaged.
         BusyError: Another command is changing the workspace.
     """
-    folder, root = folder.resolve(), ws.root.resolve()
-    if root == folder or root in folder.parents:
+    folder = folder.resolve()
+    if ws.root == folder or ws.root in folder.parents:
         raise UsageError(f"{folder} lies inside the workspace", next="choose another disk")
     copier = _Copier(ws.disk)
     ws.disk.mkdir(folder)
@@ -152,8 +152,7 @@ def restore(
     """
     disk = disk or RealDisk()
     facts = _facts(disk, folder)
-    folder, root = folder.resolve(), root.absolute()
-    check_new(root)
+    folder, root = folder.resolve(), new_root(root)
     copier = _Copier(disk)
     disk.mkdir(root)
     for name in FOLDERS:

@@ -17,7 +17,7 @@ from edgepack.registry import Registry, SegmentRow
 from edgepack.store.archive import Archive, purge
 from edgepack.store.table import bring_up_to_date, by_name
 from edgepack.store.view import Appended, View
-from edgepack.workspace import Workspace
+from edgepack.workspace import Workspace, check_out
 
 
 @dataclass(slots=True)
@@ -141,7 +141,7 @@ def export(
         more: Adds columns to each batch: the truth, where it is known.
 
     Raises:
-        UsageError: The file is of another kind.
+        UsageError: The file is of another kind, or cannot be written there.
         StoreError: Nothing came home.
     """
     import pyarrow.parquet as pq
@@ -149,6 +149,7 @@ def export(
 
     if out.suffix not in (".parquet", ".csv"):
         raise UsageError(f"{out.name} is neither .parquet nor .csv", next="give another name")
+    check_out(out)
     kind: Any = pq.ParquetWriter if out.suffix == ".parquet" else csv.CSVWriter
     temporary = out.with_name(out.name + ".part")
     writer, rows = None, 0

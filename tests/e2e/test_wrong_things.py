@@ -105,6 +105,21 @@ def test_a_workspace_inside_another_is_refused(ws):
     assert files(ws) == before
 
 
+def test_a_file_that_cannot_be_written_is_named_before_the_work(ws):
+    for place in ("../nowhere/report.html", ".."):
+        answer = base("report", "-o", place, cwd=ws)
+        refused(answer, "usage", 2)
+        assert place in answer[2][0]
+        assert "name a file in a folder that is there" in answer[2][0]
+
+
+def test_a_backup_beside_the_workspace_may_be_typed_with_dots(ws):
+    assert base("backup", "../saved", cwd=ws)[0] == 0
+    refused(base("backup", "../ws/saved", cwd=ws), "usage", 2)
+    (ws.parent / "link").symlink_to(ws)
+    refused(base("backup", "../link/saved", cwd=ws), "usage", 2)
+
+
 def test_a_missing_column_a_wrong_type_and_one_class_are_named_before_training(ws):
     data, before = data_of(ws), files(ws)
     good = data.read_text()

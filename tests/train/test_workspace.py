@@ -24,6 +24,22 @@ def test_a_workspace_inside_another_is_refused(tmp_path):
         Workspace.create(ws.root / "bundles" / "inner")
 
 
+def test_what_lies_inside_is_judged_without_links_and_dots(tmp_path, monkeypatch):
+    ws = Workspace.create(tmp_path / "ws")
+    monkeypatch.chdir(ws.out)
+    assert Workspace.create("../../beside").root == tmp_path / "beside"
+    (tmp_path / "link").symlink_to(ws.out)
+    with pytest.raises(WorkspaceError, match="inside the workspace"):
+        Workspace.create(tmp_path / "link" / "inner")
+
+
+def test_a_workspace_that_is_not_there_is_not_the_one_around_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(Workspace.create(tmp_path / "ws").root)
+    for typed in ("nowhere", "../nowhere"):
+        with pytest.raises(WorkspaceError, match="there is no folder"):
+            Workspace.find(typed)
+
+
 def test_a_folder_with_files_is_refused(tmp_path):
     (tmp_path / "letter.txt").write_text("keep me")
     with pytest.raises(WorkspaceError, match="not empty"):
