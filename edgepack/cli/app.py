@@ -7,13 +7,13 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import typer
+from typer.main import get_command
 
 from edgepack.cli.screen import report_failure
 
 app = typer.Typer(
     name="edgepack",
     help="Pack a batch model into one signed file, run it offline, bring its journal home.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -23,6 +23,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def main(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and stop."),
 ) -> None:
     """Pack a batch model into one signed file, run it offline, bring its journal home."""
@@ -30,7 +31,9 @@ def main(
         from device_runtime._version import __version__
 
         typer.echo(__version__)
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -53,14 +56,13 @@ for _name in ("make", "keys", "field", "learn"):
 
 def run() -> int:
     """Run the application; every failure ends in one line and an exit code, never a traceback."""
+    words = sys.argv[1:]
     try:
-        app(standalone_mode=True)
-    except SystemExit as end:
-        # Ctrl-C while the command line was parsed: typer ends without a word.
-        interrupt = getattr(end.__context__, "__cause__", None)
-        if isinstance(interrupt, KeyboardInterrupt):
-            return report_failure(interrupt, as_json="--json" in sys.argv)
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        command = get_command(app)  # not `app()`, which has words of its own for what goes wrong
+        with command.make_context("edgepack", list(words)) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
     except BaseException as error:  # noqa: BLE001
-        return report_failure(error, as_json="--json" in sys.argv)
+        return report_failure(error, as_json="--json" in words)
     return 0

@@ -15,7 +15,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from device_runtime.disk import machine_error
-from device_runtime.errors import EdgepackError, InterruptedByUserError
+from device_runtime.errors import EdgepackError, InterruptedByUserError, UsageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -146,7 +146,7 @@ def guard(command: Callable[P, R]) -> Callable[P, R]:
 
         try:
             return command(*args, **kwargs)
-        except (typer.Exit, typer.Abort, typer.BadParameter, SystemExit):
+        except typer.Exit:
             raise
         except BrokenPipeError as end:  # nobody reads any more: `keys list | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -172,10 +172,12 @@ def report_failure(error: BaseException, *, as_json: bool) -> int:
 
 def as_failure(error: BaseException) -> EdgepackError:
     """Translate anything that was raised into an error of the tree."""
+    if _interrupted(error):
+        return InterruptedByUserError("interrupted", why="nothing is half-written")
     if isinstance(error, EdgepackError):
         return error
-    if isinstance(error, KeyboardInterrupt):
-        return InterruptedByUserError("interrupted", why="nothing is half-written")
+    if hasattr(error, "format_message"):  # typer's, which keeps the class to itself
+        return _usage(error)
     if os.environ.get("EDGEPACK_DEBUG"):
         import traceback
 
@@ -185,3 +187,20 @@ def as_failure(error: BaseException) -> EdgepackError:
     if isinstance(error, MemoryError):
         return InternalError("out of memory")
     return InternalError(f"{type(error).__name__}: {error}")
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C lies below: libraries that are being loaded make errors of their own of it."""
+    import typer
+
+    while error is not None:
+        if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _usage(error: Any) -> UsageError:
+    what = " ".join(error.format_message().split()).removesuffix(".")
+    command = getattr(error.ctx, "command_path", "edgepack")
+    return UsageError(what[:1].lower() + what[1:], next=f"see: {command} --help")

@@ -67,6 +67,20 @@ def test_control_c_is_exit_130():
     assert as_failure(KeyboardInterrupt()).exit == 130
 
 
+def test_what_a_library_made_of_control_c_is_an_interruption_still():
+    try:
+        try:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as pressed:
+                raise ImportError("initialization failed") from pressed
+        except ImportError:
+            raise base_errors.RecipeError("recipe.py does not run") from None
+    except base_errors.RecipeError as error:
+        assert as_failure(error).exit == 130
+    assert as_failure(base_errors.RecipeError("recipe.py does not run")).exit == 70
+
+
 def test_an_error_in_json_is_one_object(capsys):
     import json
 
