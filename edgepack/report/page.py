@@ -149,6 +149,11 @@ class Page:
             steps.append(f"carry a stick to {e(names)}: <code>edgepack sync STICK</code>")
         if not self.registry.get("backup_at"):
             steps.append("there is no backup yet: <code>edgepack backup</code>")
+        elif unsaved := self.registry.unbacked():
+            steps.append(
+                f"{unsaved} segments are in no backup, and not acknowledged: "
+                "<code>edgepack backup</code>"
+            )
         text = "".join(f"<li>{step}</li>" for step in steps) or "<li>nothing is due</li>"
         return f'<div class="next"><ol>{text}</ol></div>'
 

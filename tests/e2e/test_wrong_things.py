@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -118,6 +119,19 @@ def test_a_backup_beside_the_workspace_may_be_typed_with_dots(ws):
     refused(base("backup", "../ws/saved", cwd=ws), "usage", 2)
     (ws.parent / "link").symlink_to(ws)
     refused(base("backup", "../link/saved", cwd=ws), "usage", 2)
+
+
+def test_status_and_report_know_whether_there_is_a_backup(ws):
+    def said():
+        assert base("report", "-o", "../report.html", cwd=ws)[0] == 0
+        page = (ws.parent / "report.html").read_text()
+        return base("status", cwd=ws)[1].splitlines()[-1], "there is no backup yet" in page
+
+    assert said() == ("backup: there is no backup: acks say `archive` only", True)
+    assert base("backup", "../saved", cwd=ws)[0] == 0
+    line, missed = said()
+    assert re.fullmatch(rf"backup: \d{{4}}-\d\d-\d\d \d\d:\d\d, in {ws.parent}/saved", line)
+    assert not missed
 
 
 def test_a_missing_column_a_wrong_type_and_one_class_are_named_before_training(ws):

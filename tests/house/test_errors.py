@@ -68,7 +68,7 @@ def test_control_c_is_exit_130():
 
 
 def test_what_a_library_made_of_control_c_is_an_interruption_still():
-    try:
+    with pytest.raises(base_errors.RecipeError) as raised:
         try:
             try:
                 raise KeyboardInterrupt
@@ -76,8 +76,7 @@ def test_what_a_library_made_of_control_c_is_an_interruption_still():
                 raise ImportError("initialization failed") from pressed
         except ImportError:
             raise base_errors.RecipeError("recipe.py does not run") from None
-    except base_errors.RecipeError as error:
-        assert as_failure(error).exit == 130
+    assert as_failure(raised.value).exit == 130
     assert as_failure(base_errors.RecipeError("recipe.py does not run")).exit == 70
 
 
