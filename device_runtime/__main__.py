@@ -25,20 +25,14 @@ def main() -> None:
         code = run(sys.argv[1:])
         sys.stdout.flush()
         sys.stderr.flush()
-    except KeyboardInterrupt:  # while modules were loaded, or when all was said
+    except KeyboardInterrupt as pressed:  # while modules were loaded, or when all was said
         if code < 0:
-            code = _interrupted()
+            from device_runtime.cli import report
+
+            code = report(pressed, as_json="--json" in sys.argv)
     if "coverage" in sys.modules:  # it writes what it saw at an orderly end
         sys.exit(code)
     os._exit(code)
-
-
-def _interrupted() -> int:
-    from device_runtime.errors import InterruptedByUserError
-
-    error = InterruptedByUserError("interrupted", why="nothing is half-written")
-    print(error.line(), file=sys.stderr, flush=True)  # noqa: T201
-    return error.exit
 
 
 if __name__ == "__main__":

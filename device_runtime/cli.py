@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace as Options
 from typing import TYPE_CHECKING, Any
@@ -45,12 +46,17 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except BaseException as failure:  # noqa: BLE001
-        outcome: Outcome = {}, [], _as_error(failure)
-        try:
-            return _say(outcome, as_json=as_json)
-        except OSError:  # stdout itself is what failed: a full disk
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            return _say(outcome, as_json=False)
+        return report(failure, as_json=as_json)
+
+
+def report(failure: BaseException, *, as_json: bool) -> int:
+    """Print what ended a command; return its exit status."""
+    outcome: Outcome = {}, [], _as_error(failure)
+    try:
+        return _say(outcome, as_json=as_json)
+    except OSError:  # stdout itself is what failed: a full disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _say(outcome, as_json=False)
 
 
 def _say(outcome: Outcome, *, as_json: bool) -> int:
@@ -301,9 +307,10 @@ def _ask_status(options: Options) -> dict[str, Any] | None:
 
 
 def _ask(question: str) -> str:
-    if not sys.stdin.isatty():
-        raise UsageError("nobody is here to answer", next="give it as an option: see --help")
-    return input(question)
+    if sys.stdin.isatty():
+        with suppress(EOFError):
+            return input(question)
+    raise UsageError("nobody is here to answer", next="give it as an option: see --help")
 
 
 # --- arguments -----------------------------------------------------------------------------------

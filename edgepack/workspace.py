@@ -261,9 +261,12 @@ def ask_passphrase(prompt: str, *, confirm: bool = False, variable: str = ENVIRO
                 "no passphrase for the keys",
                 next=f"set {variable}, or run the command in a terminal",
             )
-        given = getpass.getpass(prompt)
-        if confirm and getpass.getpass("Once more: ") != given:
-            raise KeyringError("the two passphrases differ", next="repeat the command")
+        try:
+            given = getpass.getpass(prompt)
+            if confirm and getpass.getpass("Once more: ") != given:
+                raise KeyringError("the two passphrases differ", next="repeat the command")
+        except EOFError:
+            raise KeyringError("no passphrase was typed", next="repeat the command") from None
     if not given:
         raise KeyringError("the passphrase is empty", next=f"give one, or set {variable}")
     return given

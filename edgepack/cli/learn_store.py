@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def purge(
     ws, registry, archive = _open(workspace)
     row = registry.device(device)
     if not yes:
-        if json:
+        if json or not sys.stdin.isatty():
             raise UsageError("purge cannot be undone", next="add --yes")
         typer.confirm(f"Remove the records of {row.name} for good?", abort=True)
     ring = _ring(ws)

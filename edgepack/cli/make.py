@@ -39,7 +39,7 @@ def init(
 ) -> None:
     """Make a workspace: folders, keys, and a recipe in bundles/."""
     from device_runtime.errors import UsageError
-    from edgepack.setup.beginning import Beginning, begin
+    from edgepack.setup.beginning import Beginning, ask_new, begin
 
     screen = Screen(json)
     if sum(bool(item) for item in (from_, data, model)) > 1:
@@ -49,8 +49,13 @@ def init(
     if bool(model) != bool(samples):
         raise UsageError("--model and --samples go together")
     wish = Beginning(from_, data, target, model, samples, allow_pickle)
+
+    def ask() -> str:
+        with screen.paused():
+            return ask_new()
+
     with screen.step("making keys"):
-        begun = begin(Path(directory), wish)
+        begun = begin(Path(directory), wish, ask=ask)
     for note in begun.notes:
         screen.note(note)
     screen.line(f"workspace {begun.root}")

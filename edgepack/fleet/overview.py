@@ -130,7 +130,7 @@ def _backup(registry: Registry) -> str:
         return "there is no backup: acks say `archive` only"
     waiting = registry.unbacked()
     more = f"; segments that it lacks and no ack lists yet: {waiting:,}" if waiting else ""
-    return f"{registry.get('backup_folder')}, {day(int(at))}{more}"
+    return f"{day(int(at))}, in {registry.get('backup_folder')}{more}"
 
 
 def rows_home(ws: Workspace, registry: Registry) -> Counter[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,10 +50,27 @@ class Begun:
     notes: tuple[str, ...] = ()
 
 
+def ask_new() -> str:
+    """Return the passphrase for new keys."""
+    return ask_passphrase("Passphrase for the new keys: ", confirm=True)
+
+
 def begin(
-    folder: Path, wish: Beginning, *, clock: Clock | None = None, disk: Disk | None = None
+    folder: Path,
+    wish: Beginning,
+    *,
+    ask: Callable[[], str] = ask_new,
+    clock: Clock | None = None,
+    disk: Disk | None = None,
 ) -> Begun:
     """Make the workspace beside its place, then rename it: an interrupted `init` leaves nothing.
+
+    Args:
+        folder: Its place.
+        wish: What it begins with.
+        ask: Returns the passphrase for its keys; called once the place is known to be good.
+        clock: Says when the keys were made.
+        disk: What it is written through.
 
     Raises:
         WorkspaceError: The folder is not empty, or lies in another workspace.
@@ -63,7 +81,7 @@ def begin(
 
     disk = disk or RealDisk()
     root = new_root(folder)
-    passphrase = ask_passphrase("Passphrase for the new keys: ", confirm=True)
+    passphrase = ask()
     disk.mkdir(root.parent)
     part = root.with_name(f".{root.name}.part")
     disk.rmtree(part)

@@ -181,7 +181,7 @@ def test_status_says_where_the_newest_backup_is_and_what_it_lacks(lab, home):
 
     assert "no backup" in said()
     backup(lab.ws, lab.folder / "backup", clock=lab.clock)
-    assert said().startswith(str((lab.folder / "backup").resolve()))
+    assert said().endswith(f", in {(lab.folder / 'backup').resolve()}")
     assert "lacks" not in said()
     home[0].rows([4], sync=True)
     again(lab, *home)

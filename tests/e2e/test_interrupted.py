@@ -2,14 +2,76 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+BIN = Path(sys.executable).parent
 COMMANDS = {"base": ("edgepack", "recipes"), "device": ("device_runtime", "--help")}
+
+
+PRESSED = """
+import sys
+class Pressed:
+    def find_spec(self, name, *_):
+        if name == package + ".errors" or name == package + ".cli.make":
+            sys.meta_path.remove(self)
+            raise KeyboardInterrupt
+package = sys.argv.pop(1)
+sys.meta_path.insert(0, Pressed())
+from importlib import import_module
+import_module(package + ".__main__").main()
+"""
+
+
+@pytest.mark.parametrize("side", sorted(COMMANDS))
+def test_ctrl_c_while_modules_are_loaded_is_one_object_where_json_was_asked(side):
+    package, verb = COMMANDS[side]
+    done = subprocess.run(
+        [sys.executable, "-c", PRESSED, package, verb, "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 130, done
+    assert json.loads(done.stdout)["error"]["code"] == "interrupted"
+    assert done.stderr == ""
+
+
+def typed(command, keys):
+    """Type into a terminal; return the exit status and what the terminal showed."""
+    done = subprocess.run(
+        ["sh", "-c", f"{{ {keys}; }} | script -qec {shlex.quote(command)} /dev/null"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={key: value for key, value in os.environ.items() if "PASSPHRASE" not in key},
+    )
+    return done.returncode, done.stdout
+
+
+def test_a_question_that_gets_no_answer_is_one_line(tmp_path):
+    code, shown = typed(f"{BIN}/edgepack init {tmp_path}/ws", r"printf '\004'")
+    assert code == 76
+    assert "error [keys.failed]: no passphrase was typed" in shown
+    asks = f"{sys.executable} -c 'from device_runtime import cli; cli._ask(\"its words: \")'"
+    assert "nobody is here to answer" in typed(asks, r"printf '\004'")[1]
+
+
+def test_no_progress_is_painted_over_a_question(tmp_path):
+    keys = "for _ in 1 2; do sleep 1; echo right; done"
+    code, shown = typed(f"{BIN}/edgepack init {tmp_path}/ws", keys)
+    assert code == 0, shown
+    question, between = shown.split("Passphrase for the new keys: ")
+    assert between.split("Once more: ")[0].strip() == ""
+    assert question.rstrip().endswith("\x1b[2K"), "the line is free"
 
 
 @pytest.mark.parametrize("side", sorted(COMMANDS))
