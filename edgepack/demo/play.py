@@ -12,17 +12,39 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 
 class StepFailedError(Exception):
-    """A command of the story did not end as the story says."""
+    """A command of the story did not end as the story says.
 
-    def __init__(self, command: list[str], status: int, output: str) -> None:
-        super().__init__(f"{' '.join(command)} ended with {status}: {output.strip()}")
-        self.status = status
+    Attributes:
+        error: As `--json` prints it: {code, what, why, next, exit}.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        code: str = "internal",
+        status: int = 1,
+        next: str = "report this with the command that you typed",
+    ) -> None:
+        super().__init__(what)
+        self.error = {"code": code, "what": what, "why": "", "next": next, "exit": status}
+
+
+def failure(command: list[str], status: int, out: str, error: str = "") -> StepFailedError:
+    """Return the failure of a step: the command's own error, if it printed one."""
+    words = " ".join(command)
+    try:
+        said = json.loads(out)["error"]
+    except (ValueError, LookupError):
+        return StepFailedError(f"{words} ended with {status}: {(out + error).strip()}")
+    failed = StepFailedError(f"{words}: {said['what']}")
+    failed.error = {**said, "what": f"{words}: {said['what']}"}
+    return failed
 
 
 def program(name: str, module: str) -> list[str]:
@@ -74,12 +96,17 @@ class Play:
 
     @contextmanager
     def step(self, what: str) -> Iterator[list[str]]:
-        """Run a block and tell it in one line: number, what, seconds, and the facts it appends."""
+        """Run a block and tell it in one line: number, what, seconds, and the facts it appends.
+
+        On a terminal the line stands there, without seconds, while the block runs.
+        """
         facts: list[str] = []
+        number = len(self.steps) + 1
+        if sys.stdout.isatty() and not self.quiet:
+            print(f"{number:3}  {what} …", end="\r", flush=True)  # noqa: T201
         started = time.monotonic()
         yield facts
         seconds = time.monotonic() - started
-        number = len(self.steps) + 1
         self.steps.append({"step": what, "seconds": round(seconds, 3), "facts": facts})
         self.tell(f"{number:3}  {what:<44} {seconds:6.2f} s  {' · '.join(facts)}")
 
@@ -103,7 +130,7 @@ class Play:
         done = self._run(command, self.folder)
         answer = json.loads(done.stdout or "{}")
         if done.returncode == 0 or answer.get("ok", True):
-            raise StepFailedError(command, done.returncode, "it was accepted, and must not be")
+            raise StepFailedError(f"{' '.join(command)}: it was accepted, and must not be")
         error = answer["error"]
         self.refused.append({"what": what, "code": error["code"], "exit": done.returncode})
         return f"{error['code']} (exit {done.returncode})"
@@ -114,11 +141,11 @@ class Play:
         command = [sys.executable, str(script), *map(str, words)]
         done = self._run(command, self.folder)
         if done.returncode:
-            raise StepFailedError(command, done.returncode, done.stderr)
+            raise failure(command, done.returncode, done.stdout, done.stderr)
 
     def kill_in_the_middle(self, rows: Path, answers: Path) -> int:
         """Predict from a pipe, `kill -9` once a part is answered; return the lines answered."""
-        command = self.device_command("predict", "-", "--out", answers)
+        command = self.device_command("predict", "-", "--out", answers, "--json")
         lines = rows.read_bytes().splitlines(keepends=True)
         half = b"".join(lines[: len(lines) // 2])
         with subprocess.Popen(
@@ -126,18 +153,19 @@ class Play:
             cwd=self.folder,
             env=self._environment,
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         ) as process:
             assert process.stdin is not None
-            process.stdin.write(half)
-            process.stdin.flush()
+            assert process.stdout is not None
+            with suppress(BrokenPipeError):  # it ended early: it says why
+                process.stdin.write(half)
+                process.stdin.flush()
             deadline = time.monotonic() + 30
             while count_lines(answers) < 1000:
                 if process.poll() is not None or time.monotonic() > deadline:
                     process.kill()
-                    error = process.stderr.read().decode() if process.stderr else ""
-                    raise StepFailedError(command, process.returncode or 1, error)
+                    raise failure(command, process.wait(), process.stdout.read().decode())
                 time.sleep(0.01)
             process.kill()
         return count_lines(answers)
@@ -147,9 +175,9 @@ class Play:
         try:
             answer: dict[str, Any] = json.loads(done.stdout)
         except ValueError:
-            raise StepFailedError(command, done.returncode, done.stdout + done.stderr) from None
+            raise failure(command, done.returncode, done.stdout, done.stderr) from None
         if done.returncode:
-            raise StepFailedError(command, done.returncode, done.stdout + done.stderr)
+            raise failure(command, done.returncode, done.stdout, done.stderr)
         return answer
 
     def _run(self, command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:

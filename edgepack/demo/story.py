@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,34 +14,58 @@ from edgepack.demo.play import Play, StepFailedError, count_lines, digest, size
 
 NAME = "flight-delays"
 DEVICE = "patrol-1"
+UNFINISHED = ".unfinished"
 
 
 def play(directory: str, *, as_json: bool) -> int:
     """Play the whole story; return the exit status.
 
     Args:
-        directory: Where to play; must be empty or not there. "" = a temporary folder, kept.
+        directory: Where to play: empty, not there, or left by a demo that did not end. "" = a
+            temporary folder, kept.
         as_json: Print the content of demo.json and nothing else.
     """
     folder = Path(directory).resolve() if directory else Path(tempfile.mkdtemp(prefix="edgepack-"))
-    if folder.exists() and any(folder.iterdir()):
-        print(f"error [usage]: {folder} is not empty; give --dir an empty folder")  # noqa: T201
-        return 2
-    folder.mkdir(parents=True, exist_ok=True)
-    stage = Play(folder, quiet=as_json)
     started = time.monotonic()
     try:
-        result = _tell(stage, started)
-    except StepFailedError as error:
-        print(f"error [demo]: {error}")  # noqa: T201
-        return 1
+        _clear(folder)
+        result = _tell(Play(folder, quiet=as_json), started)
+    except StepFailedError as failed:
+        return _fail(failed.error, as_json=as_json)
     except KeyboardInterrupt:
-        print("error [interrupted]: interrupted; repeat the command with another folder")  # noqa: T201
-        return 130
+        if not directory:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     (folder / "demo.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (folder / UNFINISHED).unlink()
     if as_json:
         print(json.dumps({"ok": True, **result}))  # noqa: T201
     return 0
+
+
+def _clear(folder: Path) -> None:
+    """Make the folder, with the mark of a demo that has not ended: such a one is played again."""
+    mark = folder / UNFINISHED
+    found = list(folder.iterdir()) if folder.exists() else []
+    if found and mark not in found:
+        raise StepFailedError(f"{folder} is not empty", "usage", 2, "give --dir an empty folder")
+    for path in found:
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path != mark:
+            path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
+def _fail(error: dict[str, Any], *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"ok": False, "error": error}))  # noqa: T201
+    else:
+        why = f" ({error['why']})" if error["why"] else ""
+        line = f"error [{error['code']}]: {error['what']}{why}; {error['next']}"
+        print(line, file=sys.stderr)  # noqa: T201
+    return int(error["exit"])
 
 
 def _tell(stage: Play, started: float) -> dict[str, Any]:
@@ -108,7 +133,7 @@ def _march_and_april(stage: Play) -> dict[str, Any]:
         done = stage.on_device("predict", rows, "--out", answers, "--resume")
         expected = count_lines(rows)
         if count_lines(answers) != expected or _twice(answers):
-            raise StepFailedError(["predict", "--resume"], 1, "a row is missing or stands twice")
+            raise StepFailedError("predict --resume: a row is missing or stands twice")
         facts += [f"{expected - 1:,} flights answered once", f"{done['seconds']:.1f} s"]
     with stage.step("device: the truth arrives, by record id") as facts:
         truth = stage.folder / "spring-truth.csv"

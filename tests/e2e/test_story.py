@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -92,10 +94,49 @@ def test_the_story_is_told_one_line_a_step_with_the_table_at_the_end(demo):
     assert "Traceback" not in told
 
 
+def demo_in(folder, *words, passphrase="demo passphrase"):
+    return subprocess.run(
+        [BIN / "edgepack", "demo", "--dir", folder, *words],
+        env={**os.environ, "EDGEPACK_PASSPHRASE": passphrase},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def test_the_demo_refuses_a_folder_that_is_not_empty(tmp_path):
     (tmp_path / "mine").write_text("keep")
-    done = subprocess.run(
-        [BIN / "edgepack", "demo", "--dir", tmp_path], capture_output=True, text=True, check=False
-    )
+    done = demo_in(tmp_path)
     assert done.returncode == 2
+    assert done.stderr == f"error [usage]: {tmp_path} is not empty; give --dir an empty folder\n"
     assert (tmp_path / "mine").read_text() == "keep"
+
+
+def test_a_step_that_fails_ends_the_demo_with_the_error_of_its_command(tmp_path):
+    done = demo_in(tmp_path, "--json", passphrase="")
+    error = json.loads(done.stdout)["error"]
+    assert (error["code"], error["exit"], done.returncode) == ("keys.failed", 76, 76)
+    assert "init" in error["what"]
+    assert done.stderr == ""
+
+
+def test_an_interrupted_demo_can_be_played_again_in_the_same_folder(tmp_path):
+    with subprocess.Popen(
+        [BIN / "edgepack", "demo", "--dir", tmp_path / "D"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("  1  "):
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.startswith("error [interrupted]: ")
+    assert error.count("\n") == 1
+    assert (tmp_path / "D" / "base").exists()
+    again = demo_in(tmp_path / "D", passphrase="")  # ends at its first command
+    assert again.returncode == 76, again
+    assert not (tmp_path / "D" / "base").exists()
