@@ -293,6 +293,28 @@ def new_root(folder: Path) -> Path:
     return root
 
 
+@contextmanager
+def beside(root: Path, disk: Disk) -> Iterator[Path]:
+    """Yield a folder beside a new root that takes its place at the end; a failure leaves nothing.
+
+    Args:
+        root: What `new_root` returned.
+        disk: Where it lies.
+    """
+    part = root.with_name(f".{root.name}.part")
+    disk.mkdir(root.parent)
+    disk.rmtree(part)
+    try:
+        yield part
+        if root.exists():
+            os.rmdir(root)  # empty: `new_root` looked
+        disk.rename(part, root)
+        disk.fsync_dir(root.parent)
+    except BaseException:
+        disk.rmtree(part)
+        raise
+
+
 def check_out(file: Path) -> None:
     """Refuse a name under which no file can be written, before the work for it is done.
 

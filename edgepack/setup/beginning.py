@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from device_runtime.clock import Clock, SystemClock
 from device_runtime.disk import Disk, RealDisk
 from edgepack.recipe import load_recipe
 from edgepack.setup.starts import bundle_name, copy_story, write_from_data
-from edgepack.workspace import Workspace, ask_passphrase, new_root
+from edgepack.workspace import Workspace, ask_passphrase, beside, new_root
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ def begin(
     clock: Clock | None = None,
     disk: Disk | None = None,
 ) -> Begun:
-    """Make the workspace beside its place, then rename it: an interrupted `init` leaves nothing.
+    """Make the workspace: all of it, or nothing.
 
     Args:
         folder: Its place.
@@ -82,20 +81,10 @@ def begin(
     disk = disk or RealDisk()
     root = new_root(folder)
     passphrase = ask()
-    disk.mkdir(root.parent)
-    part = root.with_name(f".{root.name}.part")
-    disk.rmtree(part)
-    try:
+    with beside(root, disk) as part:
         ws = Workspace.create(part, disk=disk)
         name, notes = _recipe(ws, wish)
         found(ws, passphrase, clock or SystemClock())
-        if root.exists():
-            os.rmdir(root)  # empty, checked above
-        disk.rename(part, root)
-        disk.fsync_dir(root.parent)
-    except BaseException:
-        disk.rmtree(part)
-        raise
     return Begun(root, name, notes)
 
 

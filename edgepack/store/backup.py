@@ -31,7 +31,7 @@ from edgepack.store.archive import (
     drop_buried,
     read_tombstones,
 )
-from edgepack.workspace import Workspace, new_root
+from edgepack.workspace import Workspace, beside, new_root
 
 FOLDERS = (
     "keys",
@@ -153,6 +153,18 @@ def restore(
     disk = disk or RealDisk()
     facts = _facts(disk, folder)
     folder, root = folder.resolve(), new_root(root)
+    with beside(root, disk) as part:
+        kept, generation, lines = _bring_back(disk, folder, part, facts, lost)
+    lines.append(
+        "what was imported after the backup comes again from the devices, unless they had pruned "
+        "it on the word of an older, archive-only ack or of a newer backup"
+    )
+    return RestoreResult(root, kept, generation, tuple(lines))
+
+
+def _bring_back(
+    disk: Disk, folder: Path, root: Path, facts: dict[str, Any], lost: Path | None
+) -> tuple[int, tuple[int, str], list[str]]:
     copier = _Copier(disk)
     disk.mkdir(root)
     for name in FOLDERS:
@@ -186,11 +198,7 @@ def restore(
     for name in FILES:  # last: only now, with its generation raised, it is a workspace
         copier.copy(folder / "files" / name, root / name)
     copier.settle()
-    lines.append(
-        "what was imported after the backup comes again from the devices, unless they had pruned "
-        "it on the word of an older, archive-only ack or of a newer backup"
-    )
-    return RestoreResult(root, kept, generation, tuple(lines))
+    return kept, generation, lines
 
 
 def _learn_from(path: Path, registry: Registry, generations: list[int]) -> list[str]:

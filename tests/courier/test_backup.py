@@ -210,6 +210,19 @@ def test_a_missing_archived_segment_stops_the_backup(lab, home):
         assert registry.get("backup_at") == ""
 
 
+def test_an_interrupted_restore_leaves_nothing_and_can_be_repeated(lab, home, monkeypatch):
+    backup(lab.ws, lab.folder / "backup", clock=lab.clock)
+
+    def pressed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Registry, "raise_generation", pressed)
+        restore(lab.folder / "backup", lab.folder / "again")
+    assert [path.name for path in lab.folder.iterdir() if "again" in path.name] == []
+    assert restored(lab, lab.folder / "backup").segments > 0
+
+
 def test_a_restore_that_is_cut_off_leaves_no_workspace(lab, home):
     """Half a restore with the old generation would acknowledge what devices had to offer again."""
     folder = lab.folder / "backup"
