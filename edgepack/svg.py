@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDE, NARROW = 720, 350
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 34, 44
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 34, 54
 SERIES = 6
 
 LIGHT = (

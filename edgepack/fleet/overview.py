@@ -295,4 +295,5 @@ def events(
     import pyarrow.dataset as ds
 
     where = ds.field("kind").isin(list(kinds)) if kinds else ds.field("kind") != "sketch"
-    return View(ws, registry, name).read(where=where, what="events")
+    found = View(ws, registry, name).read(where=where, what="events")
+    return found.sort_by([("_serial", "ascending"), ("_sequence", "ascending")])

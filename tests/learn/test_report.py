@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgepack import svg
-from edgepack.report.page import write_report
+from edgepack.report.page import EVENTS, write_report
 from support.learnworld import World, nature
 
 VOID = {"meta", "link", "line", "rect", "circle", "polyline", "polygon", "br"}
@@ -103,6 +104,22 @@ def test_a_device_that_lies_about_time_does_not_flood_the_page(returned: World) 
     assert out.stat().st_size < 1_000_000
 
 
+def test_the_newest_events_come_first_and_are_the_ones_that_are_kept(world: World) -> None:
+    device = world.device()
+    for visit in range(4):
+        for number in range(EVENTS // 3):
+            device.open().append_event("alarm", {"text": f"visit {visit} event {number}"})
+        device.come_home()
+        world.catch_up()
+    out = world.folder / "report.html"
+    write_report(world.ws, world.registry, world.clock, out)
+    shown = re.findall(r"visit (\d) event (\d+)", out.read_text())
+    said = [(int(visit), int(number)) for visit, number in shown]
+    assert said == sorted(said, reverse=True)
+    assert said[0] == (3, EVENTS // 3 - 1)
+    assert {visit for visit, _ in said} == {1, 2, 3}
+
+
 def test_a_report_of_nothing_is_still_a_report(tmp_path) -> None:
     world = World(tmp_path)
     out = tmp_path / "report.html"
@@ -150,6 +167,18 @@ def test_ticks_are_round_and_inside() -> None:
         ticks = svg._ticks(low, high, 5)
         assert 2 <= len(ticks) <= 8
         assert all(low - 1e-12 <= t <= high + 1e-12 * abs(high) for t in ticks)
+
+
+@pytest.mark.parametrize("width", [svg.WIDE, svg.NARROW])
+def test_a_slanted_label_stays_inside_its_plot(width: int) -> None:
+    names = [f"{-i}0.06 to {i}0.94" for i in range(12)]
+    picture = svg.bars(names, [("x", [1.0] * 12, 1)], title="t", height=220, width=width)
+    slanted = re.findall(r"translate\(([\d.]+) ([\d.]+)\) rotate\(-28\).*?>([^<]*)</text>", picture)
+    assert slanted
+    for x, y, text in slanted:
+        long = 5.9 * len(text)  # pixels of a font of 10, wide letters
+        assert float(y) + long * math.sin(math.radians(28)) < 220
+        assert float(x) - long * math.cos(math.radians(28)) > 0
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -5.0, 1e300])
