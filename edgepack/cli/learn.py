@@ -105,6 +105,13 @@ def drift(
         raise UsageError(f"--by {by!r} is neither device nor month", next="give --by device,month")
     if (reference is None) != (current is None):
         raise UsageError("--reference and --current belong together")
+    if reference is not None and (name or device or since or until or by):
+        raise UsageError(
+            "--reference and --current compare two whole files",
+            next="leave out the name, --device, --since, --until and --by",
+        )
+    if fail_above is not None and not 0 <= fail_above < float("inf"):
+        raise UsageError(f"--fail-above {fail_above:g} is no PSI", next="give one such as 0.25")
     with screen.step("comparing with the rows of training"):
         if reference is not None and current is not None:
             alone, notes = of_files(reference, current)
@@ -125,8 +132,8 @@ def drift(
         if not json:
             screen.done(result)
         raise DriftError(
-            f"{worst.name} moved by PSI {worst.psi:.3f} ({worst.excess:.3f} beyond chance), "
-            f"above {fail_above:g}",
+            f"{worst.name} moved by PSI {worst.psi:.3f} ({worst.excess:.3f} beyond "
+            f"{'chance and rhythm' if worst.rhythm else 'chance'}), above {fail_above:g}",
             why="inputs changed; whether the answers are worse, only labels can say",
         )
     screen.done(
@@ -199,16 +206,19 @@ def _show_groups(screen: Screen, found: list[Drift], then: str) -> None:
 
 
 def _show_drift(screen: Screen, found: list[Drift], then: str) -> None:
+    from edgepack.learn.drift import moved
+
     for item in found:
         screen.table(
-            ["column", "psi", "95 %", "ks", "missing", "now", "unseen", "rows", ""],
+            ["column", "psi", "95 %", "rhythm", "ks", "missing", "now", "unseen", "rows", ""],
             [
                 [
-                    c.name, round(c.psi, 4), f"{c.low:.3f}-{c.high:.3f}", round(c.ks, 4),
+                    c.name, round(c.psi, 4), f"{c.low:.3f}-{c.high:.3f}", round(c.rhythm, 3),
+                    round(c.ks, 4),
                     f"{c.missing[0]:.1%}", f"{c.missing[1]:.1%}", f"{c.unseen:.1%}", c.n,
                     c.words.replace("in training", then),
                 ]
-                for c in sorted((*item.columns, *item.answers), key=lambda c: -c.excess)
+                for c in sorted((*item.columns, *item.answers), key=moved)
             ],
             f"{item.bundle}, {item.group}: {item.n:,} rows against those {then}",
         )  # fmt: skip

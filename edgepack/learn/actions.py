@@ -70,7 +70,9 @@ def drift_of(
     elif (since or until) and _has_sketches(view):
         notes.append("sketches are left out: they carry no time of their rows")
     names = {row.device: row.name for row in registry.devices()}
-    return [replace(item, group=_named(item.group, names)) for item in found], notes
+    named = [replace(item, group=_named(item.group, names)) for item in found]
+    versions = [item.bundle for item in named]  # newest first; within one, devices by name
+    return sorted(named, key=lambda item: (versions.index(item.bundle), item.group)), notes
 
 
 def _has_sketches(view: View) -> bool:

@@ -18,6 +18,7 @@ from device_runtime.format.schema import Schema
 from device_runtime.format.sketch import RATES, Histogram, Profile, Sketch
 
 Array = np.ndarray[Any, Any]
+_DAY = 86_400_000_000  # microseconds
 
 
 @dataclass(slots=True)
@@ -29,12 +30,16 @@ class Counts:
         columns: Histogram name → int64 counts: bins, missing, unseen.
         flags: Flag name → rows that carry it, of all rows.
         rows: All rows, also invalid ones.
+        days: Days on which dated rows happened, since 1970.
+        undated: Valid rows without a time: those of sketches.
     """
 
     n: int = 0
     rows: int = 0
     columns: dict[str, Array] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
+    days: set[int] = field(default_factory=set)
+    undated: int = 0
 
     def add(self, name: str, counts: Array) -> None:
         """Add to one histogram."""
@@ -45,6 +50,8 @@ class Counts:
         """Add another group, counted by the same profile."""
         self.n += other.n
         self.rows += other.rows
+        self.undated += other.undated
+        self.days |= other.days
         for name, counts in other.columns.items():
             self.add(name, counts)
         for name, rows in other.flags.items():
@@ -57,6 +64,7 @@ class Counts:
             return False
         self.n += sketch.n
         self.rows += sketch.n
+        self.undated += sketch.n
         for name, counts in sketch.counts.items():
             self.add(name, np.asarray(counts, np.int64))
         for name, rows in sketch.flags.items():
@@ -74,6 +82,7 @@ class Counting:
 
     def __init__(self, profile: Profile, schema: Schema | None) -> None:
         self.profile = profile
+        self._time = schema.time.name if schema and schema.time else None
         self._task = schema.task if schema else ""
         self._known = {
             column.name: frozenset(column.categories or ())
@@ -91,6 +100,10 @@ class Counting:
         batch = self._valid(batch, result)
         result.n = batch.num_rows
         there = set(batch.schema.names)
+        if self._time in there:
+            result.days = days_of(batch.column(self._time))
+        else:
+            result.undated = batch.num_rows
         for item in self.profile.columns:
             if item.name in there:
                 result.add(item.name, self._column(item, batch.column(item.name)))
@@ -141,6 +154,12 @@ class Counting:
             table = [numbers(batch.column(name)) for name in scores]
             best = np.maximum(table[0], 1 - table[0]) if len(table) == 1 else np.max(table, axis=0)
             result.add("confidence", bins(best, confident.edges))
+
+
+def days_of(times: pa.Array) -> set[int]:
+    """Return the days (since 1970, UTC) on which rows happened; a missing time names none."""
+    micros = numbers(times.drop_null().cast(pa.timestamp("us", "UTC")).cast(pa.int64()), np.int64)
+    return set(np.unique(micros // _DAY).tolist())
 
 
 def bins(values: Array, edges: tuple[float, ...]) -> Array:

@@ -5,6 +5,10 @@ interval; KS (Kolmogorov-Smirnov distance) with its p-value; missing values; uns
 predictions; the flags. Each row is held against the reference of the bundle that made its
 prediction. Devices that send sketches instead of rows count the same bins, so both add up.
 
+A few days are not the months of training, though nothing changed: the profile says how far days of
+training lay from their whole, and that much is no change (`rhythm`). It shrinks with the days that
+are looked at, however many rows each of them brought.
+
 A bundle carries histograms of its training rows, not the rows: KS against them is the distance at
 the edges of the bins, a lower bound. Between two files (`learn.files`) it is exact.
 """
@@ -46,7 +50,8 @@ class Change:
         psi: PSI of now against the reference.
         low: Lower end of its 95 % interval (delta method).
         high: Upper end.
-        noise: What PSI would be on average without any change.
+        noise: What PSI would be on average without any change, by chance.
+        rhythm: What as many days of training show by themselves at most, beyond chance.
         ks: Largest distance of the cumulative shares; categories: total variation.
         p: P-value of `ks` (asymptotic), None for categories.
         n: Rows now.
@@ -75,11 +80,12 @@ class Change:
     before: tuple[int, ...]
     now: tuple[int, ...]
     exact: bool = False
+    rhythm: float = 0.0
 
     @property
     def excess(self) -> float:
-        """PSI beyond what chance alone gives."""
-        return max(0.0, self.psi - self.noise)
+        """PSI beyond what chance and rhythm give."""
+        return max(0.0, self.psi - self.noise - self.rhythm)
 
     @property
     def sure(self) -> bool:
@@ -92,7 +98,8 @@ class Change:
         if not self.sure:
             return "too few rows to tell"
         if self.excess < CHANGED:
-            return "as in training"
+            swings = self.psi - self.noise >= CHANGED
+            return "within its rhythm" if swings else "as in training"
         return "changed" if self.excess < CHANGED_MUCH else "changed much"
 
     def as_json(self) -> dict[str, Any]:
@@ -123,15 +130,38 @@ class Drift:
     @property
     def worst(self) -> Change | None:
         """The input that moved most, beyond chance; of few rows only where nothing is sure."""
-        return max(self.columns, key=lambda item: (item.sure, item.excess), default=None)
+        return max(self.columns, key=lambda item: (item.sure, item.excess, item.psi), default=None)
 
 
-def compare(profile: Profile, counts: Counts, group: str, bundle: str) -> Drift:
-    """Hold counted rows against a reference."""
+def moved(item: Change) -> tuple[float, float]:
+    """Sort by how far columns moved, the farthest first."""
+    return -item.excess, -item.psi
+
+
+def compare(
+    profile: Profile, counts: Counts, group: str, bundle: str, *, rows_per_day: float | None = None
+) -> Drift:
+    """Hold counted rows against a reference.
+
+    Args:
+        profile: The reference.
+        counts: Rows now.
+        group: Which.
+        bundle: Whose reference.
+        rows_per_day: Of the reference; None: a row now stands for one of the reference.
+    """
+    span = float(counts.n)
+    if rows_per_day is not None and counts.days:
+        span = rows_per_day * len(counts.days) + counts.undated
 
     def changes(items: Iterable[Histogram | None]) -> tuple[Change, ...]:
         return tuple(
-            change(item, as_counts(item), counts.columns[item.name])
+            change(
+                item,
+                as_counts(item),
+                counts.columns[item.name],
+                profile.rhythm.get(item.name, 0.0) / max(span, 1.0),
+            )
             for item in items
             if item is not None and item.name in counts.columns
         )
@@ -144,8 +174,8 @@ def compare(profile: Profile, counts: Counts, group: str, bundle: str) -> Drift:
     return Drift(group, bundle, counts.n, changes(profile.columns), answers, flags)
 
 
-def change(item: Histogram, before: Array, now: Array) -> Change:
-    """Compare two histograms over the same slots."""
+def change(item: Histogram, before: Array, now: Array, rhythm: float = 0.0) -> Change:
+    """Compare two histograms over the same slots; `rhythm` is no change."""
     used = (before + now) > 0
     rows, n = int(before.sum()), int(now.sum())
     psi, low, high = psi_interval(before[used], now[used])
@@ -168,6 +198,7 @@ def change(item: Histogram, before: Array, now: Array) -> Change:
         before=tuple(before.tolist()),
         now=tuple(now.tolist()),
         exact=item.kind == "text",
+        rhythm=rhythm,
     )
 
 
@@ -265,7 +296,8 @@ def of_table(
         for group, counts in sorted(count_table(view, ref, piece, by).items()):
             name = f"{ref.row.name} {ref.row.version}"
             key = (str(ref.row.version), *group)
-            result[key] = compare(ref.profile, counts, " ".join(group) or "all", name)
+            said, density = " ".join(group) or "all", ref.rows_per_day
+            result[key] = compare(ref.profile, counts, said, name, rows_per_day=density)
     return result
 
 

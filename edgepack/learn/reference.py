@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import lzma
 from collections import Counter
 from collections.abc import Sequence
@@ -47,6 +48,16 @@ class Reference:
     def model(self) -> bytes:
         """The raw ONNX."""
         return payload(self.path, "model.onnx")
+
+    @property
+    def rows_per_day(self) -> float | None:
+        """How densely the rows of training stand; None where they have no time."""
+        data = self.json("lineage.json").get("data", {})
+        try:
+            first, last = (dt.datetime.fromisoformat(data[name]) for name in ("first", "last"))
+            return float(data["rows"]) / ((last.date() - first.date()).days + 1)
+        except (KeyError, TypeError, ValueError, ZeroDivisionError):
+            return None
 
     def json(self, name: str) -> Any:
         """Return a JSON file of the payload, such as `lineage.json`."""

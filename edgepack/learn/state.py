@@ -7,7 +7,7 @@ from typing import Any
 
 from device_runtime.clock import Clock
 from edgepack.fleet.overview import Fleet, overview
-from edgepack.learn.drift import Change, Drift, Slice, of_table
+from edgepack.learn.drift import CHANGED, Change, Drift, Slice, of_table
 from edgepack.learn.due import DueNow, due
 from edgepack.learn.quality import Quality, Score, quality
 from edgepack.learn.reference import Reference, references
@@ -143,7 +143,8 @@ def _band(score: Score) -> str:
 def _inputs(found: Drift, worst: Change) -> str:
     if not worst.sure:
         return f"{found.bundle}: {found.n:,} rows are too few to tell whether inputs changed"
-    return f"{found.bundle}: inputs {worst.words}, most {worst.name} (PSI {worst.psi:.2f})"
+    words = worst.words if worst.excess >= CHANGED else "as in training"
+    return f"{found.bundle}: inputs {words}, most {worst.name} (PSI {worst.psi:.2f})"
 
 
 def _metrics(found: Quality | None, version: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from edgepack import svg
 from edgepack.fleet.overview import Fleet
-from edgepack.learn.drift import CHANGED, CHANGED_MUCH, Change, Drift
+from edgepack.learn.drift import CHANGED, CHANGED_MUCH, Change, Drift, moved
 from edgepack.learn.quality import Quality
 from edgepack.learn.same_rows import SameRows
 from edgepack.learn.survey import Survey
@@ -255,22 +255,23 @@ def calibration(found: Quality) -> Figure | None:
 
 def drift_by_column(found: Drift) -> Figure:
     """PSI of every input with its interval."""
-    changes = sorted((*found.columns, *found.answers), key=lambda c: -c.excess)
+    changes = sorted((*found.columns, *found.answers), key=moved)
     rows = [(c.name, c.psi, c.low, c.high) for c in changes[:40]]
     limits = [(CHANGED, "changed"), (CHANGED_MUCH, "much")]
     return Figure(
         f"How far inputs moved from the training of {found.bundle}",
         "Population stability index (PSI) with its 95 % interval: below 0.1 as in training, from "
-        "0.25 changed much. It says that inputs changed, never that the model is wrong: only "
-        "labels can say that.",
+        "0.25 changed much, beyond chance and beyond the rhythm that days of training have by "
+        "themselves. It says that inputs changed, never that the model is wrong: only labels can "
+        "say that.",
         _both(lambda w: svg.intervals(rows, title="PSI", zero=True, limits=limits, width=w)),
         Table(
-            ["column", "PSI", "95 %", "chance alone", "KS", "missing then", "now", "unseen",
-             "rows", "reads"],
+            ["column", "PSI", "95 %", "chance alone", "rhythm", "KS", "missing then", "now",
+             "unseen", "rows", "reads"],
             [
                 [c.name, f"{c.psi:.4f}", f"{c.low:.3f} to {c.high:.3f}", f"{c.noise:.4f}",
-                 f"{c.ks:.4f}", f"{c.missing[0]:.1%}", f"{c.missing[1]:.1%}", f"{c.unseen:.1%}",
-                 f"{c.n:,}", c.words]
+                 f"{c.rhythm:.4f}", f"{c.ks:.4f}", f"{c.missing[0]:.1%}", f"{c.missing[1]:.1%}",
+                 f"{c.unseen:.1%}", f"{c.n:,}", c.words]
                 for c in changes
             ],
         ),

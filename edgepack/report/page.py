@@ -14,7 +14,7 @@ from device_runtime.clock import Clock
 from device_runtime.disk import write_durable
 from device_runtime.errors import EdgepackError
 from edgepack.fleet.overview import events
-from edgepack.learn.drift import Drift, Slice, of_table
+from edgepack.learn.drift import Drift, Slice, moved, of_table
 from edgepack.learn.quality import Quality
 from edgepack.learn.reference import Reference
 from edgepack.learn.retrain import Proposal
@@ -274,7 +274,7 @@ class Page:
         if not item.drifts:
             return ""
         latest = item.drifts[0]
-        changes = sorted((*latest.columns, *latest.answers), key=lambda c: -c.excess)
+        changes = sorted((*latest.columns, *latest.answers), key=moved)
         grid = "".join(figure(figures.distribution(c), small=True) for c in changes[:DISTRIBUTIONS])
         flags = ", ".join(
             f"{name} {now:.1%}" + (f" (at training {before:.1%})" if before is not None else "")

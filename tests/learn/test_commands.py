@@ -67,6 +67,10 @@ def test_drift_has_an_exit_code_for_scripts(returned: World) -> None:
     assert run(returned, "drift", "--fail-above", "9")["worst"]["psi"] < 9
     assert run(returned, "drift", "--reference", "x.csv", status=2)
     assert run(returned, "drift", "--since", "tomorrow-ish", status=2)
+    for odd in ("nan", "inf", "-0.1"):  # a gate that no drift can reach would never close
+        assert run(returned, "drift", f"--fail-above={odd}", status=2)
+    files = ("--reference", "a.csv", "--current", "b.csv")
+    assert run(returned, "drift", *files, "--device", "press-1", status=2)
     code, text = plain(returned, "drift")
     assert code == 0
     assert "changed much" in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -12,14 +14,15 @@ from scipy.special import kolmogorov
 from scipy.stats import ks_2samp
 
 from device_runtime.format import canonical
+from device_runtime.format import sketch as sketches
 from device_runtime.format.binner import Binner
 from device_runtime.format.sketch import Histogram, Sketch
 from device_runtime.format.sketch import psi as plain_psi
 from edgepack.convert.feed import batch_of
 from edgepack.errors import DataError
 from edgepack.learn.actions import drift_of
-from edgepack.learn.counting import Counting, bins
-from edgepack.learn.drift import Slice, change, ks_p, of_table, psi_interval
+from edgepack.learn.counting import Counting, Counts, bins
+from edgepack.learn.drift import Slice, change, compare, ks_p, of_table, psi_interval
 from edgepack.learn.files import of_files
 from edgepack.learn.state import name_state
 from edgepack.report.page import write_report
@@ -276,3 +279,32 @@ def test_columns_that_cannot_be_compared_are_named(tmp_path) -> None:
     assert "empty is left out" in text
     assert "b.csv has no column gone" in text
     assert "a.csv has no column new" in text
+
+
+def test_what_days_of_training_show_by_themselves_is_no_change(returned: World) -> None:
+    """The base grants the rhythm by days, whatever the number of rows; a sketch by its rows."""
+    ref = returned.refs()[0]
+    assert ref.profile.rhythm["temp"] > 0
+    assert ref.rows_per_day == pytest.approx(100, rel=0.02)  # 3,000 rows of January
+    found = of_table(returned.view, [ref], Slice())[("1",)]
+    days = returned.frame["taken"].dt.floor("D").nunique()
+    for item in found.columns:
+        granted = ref.profile.rhythm[item.name] / (days * ref.rows_per_day)
+        assert item.rhythm == pytest.approx(granted)
+        assert item.excess == max(0.0, item.psi - item.noise - item.rhythm)
+
+    calm = replace(ref.profile, rhythm={"temp": 100.0 * days * ref.rows_per_day})
+    swinging = of_table(returned.view, [replace(ref, profile=calm)], Slice())[("1",)]
+    temp = next(item for item in swinging.columns if item.name == "temp")
+    assert (temp.psi > 0.1, temp.excess, temp.words) == (True, 0.0, "within its rhythm")
+    assert swinging.worst.name != "temp"
+
+    sketch = Sketch.empty(ref.profile)
+    sketch.n = 1000
+    for item in ref.profile.all():
+        sketch.counts[item.name] = [1000, *[0] * (item.slots - 1)]
+    alone = Counts()
+    assert alone.add_sketch(sketch, ref.profile)
+    said = compare(ref.profile, alone, "all", "pump 1", rows_per_day=ref.rows_per_day)
+    for mine, theirs in zip(said.columns, sketches.compare(ref.profile, sketch), strict=False):
+        assert mine.excess == pytest.approx(theirs.excess)
