@@ -260,7 +260,8 @@ def retrain(
     folder = ws.proposals(bundle) / str(proposal.number)
     screen.line(f"proposal {proposal.number}: {facts['text']}")
     for item in facts["devices"] if len(facts["devices"]) > 1 else ():
-        screen.line(f"  {item['device'][:8]}: {item['judged']:,} rows judged")
+        name_of = facts.get("names", {}).get(item["device"], item["device"][:8])
+        screen.line(f"  {name_of}: {item['judged']:,} rows judged")
     screen.line(f"read {folder / 'proposal.md'}")
     result = {
         "proposal": proposal.number,

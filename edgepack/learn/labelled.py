@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,8 +75,14 @@ def _median(seconds: Array) -> float | None:
     return float(np.median(here)) if len(here) else None
 
 
-def warnings(found: Survey, now_ns: int | None) -> Iterable[str]:
-    """Yield what a person should know before believing figures over labels."""
+def warnings(found: Survey, now_ns: int | None, names: Mapping[str, str]) -> Iterable[str]:
+    """Yield what a person should know before believing figures over labels.
+
+    Args:
+        found: Of the returned rows.
+        now_ns: The base's clock.
+        names: Device id → name.
+    """
     labels = found.labels
     if not found.rows:
         yield "no rows are home: nothing can be said"
@@ -102,9 +108,9 @@ def warnings(found: Survey, now_ns: int | None) -> Iterable[str]:
         yield f"{ahead:,} labels are dated in the future: no delay is counted for them"
     if labels.new_classes:
         some = list(labels.new_classes.items())[:5]
-        names = ", ".join(f"{plain(name, 60)} ({n:,})" for name, n in some)
-        yield f"labels name classes that the model lacks: {names}"
-    yield from _not_at_random(found)
+        classes = ", ".join(f"{plain(name, 60)} ({n:,})" for name, n in some)
+        yield f"labels name classes that the model lacks: {classes}"
+    yield from _not_at_random(found, names)
     asked = queued(found)
     if asked.any():
         yield (
@@ -127,9 +133,9 @@ def queued(found: Survey, *kinds: str) -> Array:
     return np.asarray(pc.fill_null(mask, False).to_numpy(), bool)
 
 
-def _not_at_random(found: Survey) -> Iterable[str]:
+def _not_at_random(found: Survey, names: Mapping[str, str]) -> Iterable[str]:
     """Warn where labels come from one kind of rows far more often than from another."""
-    for place, what in ((2, "answered"), (1, "from device")):
+    for place, what in ((2, "answered"), (1, "from")):
         column = ("_bundle_version", "_device", "_label")[place]
         if column not in found.labelled.schema.names:
             continue
@@ -148,8 +154,8 @@ def _not_at_random(found: Survey) -> Iterable[str]:
         if shares[high] - shares[low] > GROUP_Z * noise:
             yield (
                 f"labels look missing not at random: {shares[high]:.0%} of rows {what} "
-                f"{_name(high)} have one, {shares[low]:.0%} of rows {what} {_name(low)}; figures "
-                "may not hold for the rest"
+                f"{_name(high, names)} have one, {shares[low]:.0%} of rows {what} "
+                f"{_name(low, names)}; figures may not hold for the rest"
             )
 
 
@@ -158,5 +164,5 @@ def _counted(column: pa.ChunkedArray) -> Counter[str]:
     return Counter({item["values"]: item["counts"] for item in found.to_pylist()})
 
 
-def _name(text: str) -> str:
-    return text[:8] if len(text) == 32 else plain(text, 60)
+def _name(text: str, names: Mapping[str, str]) -> str:
+    return names.get(text) or plain(text, 60)

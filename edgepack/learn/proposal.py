@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgepack import svg
+from edgepack.learn.drift import CHANGED, CHANGED_MUCH
+
+MOST = 40  # inputs that are listed: those that moved most
 
 
 def pages(facts: Mapping[str, Any]) -> dict[str, str]:
     """Return file name → text of `proposals/NAME/N/`."""
-    return {"proposal.md": _words(facts), "gain.svg": gain_plot(facts)}
+    plots = {"gain.svg": gain_plot(facts)}
+    if facts["changed"]:
+        plots["changed.svg"] = changed_plot(facts)
+    return {"proposal.md": _words(facts), **plots}
 
 
 def gain_plot(facts: Mapping[str, Any]) -> str:
@@ -22,10 +28,21 @@ def gain_plot(facts: Mapping[str, Any]) -> str:
     for item in facts["devices"]:
         if item["champion"] is not None and item["challenger"] is not None:
             gain = sign * (item["challenger"] - item["champion"])
-            rows.append((item["device"][:8], gain, gain, gain))
+            rows.append((_name(facts, item["device"]), gain, gain, gain))
     return svg.standalone(
         svg.intervals(rows, title=f"Gain in {main}, challenger over champion", zero=True)
     )
+
+
+def changed_plot(facts: Mapping[str, Any]) -> str:
+    """Return how far each input moved since the champion was trained, as SVG."""
+    rows = [(c["name"], c["psi"], c["low"], c["high"]) for c in facts["changed"][:MOST]]
+    limits = [(CHANGED, "changed"), (CHANGED_MUCH, "much")]
+    return svg.standalone(svg.intervals(rows, title="PSI by input", zero=True, limits=limits))
+
+
+def _name(facts: Mapping[str, Any], device: str) -> str:
+    return str(facts["names"].get(device, device[:8]))
 
 
 def _words(facts: Mapping[str, Any]) -> str:
@@ -43,7 +60,7 @@ def _words(facts: Mapping[str, Any]) -> str:
     title = f"# Proposal {facts['number']} for {facts['name']}"
     lines = [title, "", f"{facts['text']}.", "", judged, taught]
     if rows["above_share"]:
-        left = ", ".join(f"{n:,} of {device[:8]}" for device, n in rows["above_share"].items())
+        left = ", ".join(f"{n:,} of {_name(facts, d)}" for d, n in rows["above_share"].items())
         lines.append(f"- Above one device's share, left out: {left}.")
     if rows["spread"]:
         lines.append(f"- {rows['spread']:,} unlabelled rows took a new class from their cluster.")
@@ -63,7 +80,7 @@ def _words(facts: Mapping[str, Any]) -> str:
             f"| device | rows taught | rows judged | champion {facts['main']} | challenger |",
             "|---|---|---|---|---|",
             *(
-                f"| {item['device'][:8]} | {item['taught']:,} | {item['judged']:,} | "
+                f"| {_name(facts, item['device'])} | {item['taught']:,} | {item['judged']:,} | "
                 f"{_cell(item['champion'])} | {_cell(item['challenger'])} |"
                 for item in facts["devices"]
             ),
@@ -74,13 +91,34 @@ def _words(facts: Mapping[str, Any]) -> str:
             f"Without one device at a time, {facts['main']} on the same rows:",
             "",
             *(
-                f"- without {item['device'][:8]} ({item['rows']:,} rows): "
+                f"- without {_name(facts, item['device'])} and its {item['rows']:,} rows: "
                 f"{_cell(item.get(facts['main']))}"
                 for item in facts["without"]
             ),
         ]
+    lines += _changes(facts)
     lines += ["", f"Accept it with: `edgepack retrain {facts['name']} --accept`", ""]
     return "\n".join(lines)
+
+
+def _changes(facts: Mapping[str, Any]) -> list[str]:
+    """Return what changed in the data: the rows that the champion answered, and its own."""
+    if not facts["changed"]:
+        return []
+    return [
+        "",
+        f"What changed in the data: the {facts['changed'][0]['n']:,} rows that bundle "
+        f"{facts['champion']['version']} answered, against those that taught it. Changed inputs do "
+        "not mean wrong answers.",
+        "",
+        "| input | PSI | 95 % | missing | unseen | reads |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {c['name']} | {c['psi']:.3f} | {c['low']:.3f} to {c['high']:.3f} | "
+            f"{c['missing']:.1%} | {c['unseen']:.1%} | {c['words']} |"
+            for c in facts["changed"][:MOST]
+        ),
+    ]
 
 
 def _cell(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -126,13 +127,20 @@ class Quality:
         }
 
 
-def quality(found: Survey, *, intervals: bool = True, now_ns: int | None = None) -> Quality:
+def quality(
+    found: Survey,
+    *,
+    intervals: bool = True,
+    now_ns: int | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Quality:
     """Say how good the answers were.
 
     Args:
         found: Of the returned rows; with the input columns where spots are wanted.
         intervals: Whether to draw bootstrap intervals for versions and devices.
         now_ns: The base's clock: labels that are dated after it have no delay.
+        names: Device id → name, for what people read.
     """
     schema, table = found.schema, found.labelled
     rows = answered(table, schema)
@@ -169,7 +177,7 @@ def quality(found: Survey, *, intervals: bool = True, now_ns: int | None = None)
         delay_s=_delay(table, now_ns),
         calibration={v: made for v in versions if (made := calibration(rows, version == v))},
         spots=weak_spots(table.filter(pa.array(newest)), rows.part(newest), schema),
-        warnings=tuple(warnings(found, now_ns)),
+        warnings=tuple(warnings(found, now_ns, names or {})),
     )
 
 

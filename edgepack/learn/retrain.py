@@ -21,14 +21,17 @@ from device_runtime.disk import write_durable
 from edgepack.candidate import Candidate, accept, find_candidate, making, score_onnx
 from edgepack.candidate.refused import explained
 from edgepack.errors import EvidenceError
+from edgepack.learn.drift import Slice, moved, of_table
 from edgepack.learn.judge import Verdict, judge, side
 from edgepack.learn.reference import Reference, references
 from edgepack.learn.trial import Trial
 from edgepack.recipe import load_recipe
 from edgepack.registry import Registry
+from edgepack.store.view import View
 from edgepack.workspace import Workspace
 
 FILE = "proposal.json"
+_MOVED = ("name", "psi", "low", "high", "excess", "ks", "n", "unseen", "words")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +89,26 @@ def retrain(ws: Workspace, registry: Registry, name: str, clock: Clock) -> Propo
             f"the challenger is not better: {verdict.text}",
             why=f"bundle {champion.row.version} stays",
         )
-    facts = trial.facts(verdict, old, new)
+    facts = {
+        **trial.facts(verdict, old, new),
+        "names": {row.device: row.name for row in registry.devices()},
+        "changed": _changed(ws, registry, champion),
+    }
     with explained(ws, name):
         made = trial.rows.ship(found, runtime)
     story = trial.traced(made, verdict)
     candidate = making.write(ws, recipe, made, story, kind="retrain")
     return write_proposal(ws, name, candidate, facts, clock)
+
+
+def _changed(ws: Workspace, registry: Registry, champion: Reference) -> list[dict[str, Any]]:
+    """Return how the rows that the champion answered differ from those that taught it."""
+    found = of_table(View(ws, registry, champion.row.name), [champion], Slice())
+    return [
+        {**{key: getattr(c, key) for key in _MOVED}, "missing": c.missing[1]}
+        for item in found.values()
+        for c in sorted((*item.columns, *item.answers), key=moved)
+    ]
 
 
 def _champion(ws: Workspace, registry: Registry, name: str) -> Reference:

@@ -240,7 +240,8 @@ def name_state(
     labels = collect(view, refs[0].schema)
     columns = [column.name for column in refs[0].schema.fed]
     found = survey(view, labels, refs[0].schema, columns)
-    judged = quality(found, now_ns=clock.wall_ns())
+    names = {row.device: row.name for row in registry.devices()}
+    judged = quality(found, now_ns=clock.wall_ns(), names=names)
     compared = same_rows(refs, found) if same else None
     drifts = tuple(of_table(view, refs, Slice()).values())
     ours = f"{name} {refs[0].row.version}"

@@ -241,7 +241,7 @@ class Trial:
             keep = self.learn & (self.device != names[place])
             said = _said(self.rows.without(keep), self.champion, held)
             figures = metrics_of(self.champion.schema, held, said)
-            result.append({"device": str(names[place]), "rows": int(rows[place]), **figures})
+            result.append({**figures, "device": str(names[place]), "rows": int(rows[place])})
         return result
 
 

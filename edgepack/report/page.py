@@ -215,7 +215,7 @@ class Page:
         if found is None:
             return ""
         parts = [f'<p class="muted">{e(figures.MEANING.get(found.main, ""))}</p>']
-        parts.append(bullets([self._named(text) for text in found.warnings]))
+        parts.append(bullets(found.warnings))
         if item.same and len(item.same.scores) > 1:
             parts.append(figure(figures.on_same_rows(item.same)))
         parts += [
@@ -263,12 +263,6 @@ class Page:
         return (
             f"<h3>Labels</h3><details><summary>By bundle, device, month</summary>{body}</details>"
         )
-
-    def _named(self, text: str) -> str:
-        """Put names where short device ids stand."""
-        for device in self.state.fleet.devices:
-            text = text.replace(f"device {device.id[:8]}", device.name)
-        return text
 
     def _drift(self, item: NameState) -> str:
         if not item.drifts:

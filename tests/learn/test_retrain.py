@@ -39,7 +39,12 @@ def test_a_better_challenger_is_proposed_accepted_and_can_be_made_again(returned
     assert not candidate.accepted
     assert find_candidate(returned.ws, "pump").number == 1
     folder = returned.ws.proposals("pump") / "1"
-    assert {"proposal.json", "proposal.md", "gain.svg"} == {p.name for p in folder.iterdir()}
+    files = {"proposal.json", "proposal.md", "gain.svg", "changed.svg"}
+    assert files == {p.name for p in folder.iterdir()}
+    moved = {item["name"]: item["words"] for item in facts["changed"]}
+    assert moved["still"] == "as in training"
+    assert moved["temp"].startswith("changed")
+    assert f"| temp | {facts['changed'][0]['psi']:.3f} |" in (folder / "proposal.md").read_text()
 
     assert accept_newest(returned.ws, returned.registry, "pump").accepted
     assert [item.accepted for item in proposals(returned.ws, "pump")] == [True]
@@ -240,8 +245,12 @@ def test_the_largest_devices_are_left_out_in_turn(world: World) -> None:
     facts = retrain(world.ws, world.registry, "pump", world.clock).facts
     assert len(facts["without"]) == len(facts["devices"]) == 2
     assert all(item["auc"] > 0.5 for item in facts["without"])
+    taught = {item["device"]: item["taught"] for item in facts["devices"]}
+    assert {item["device"]: item["rows"] for item in facts["without"]} == taught
     text = (world.ws.proposals("pump") / "1" / "proposal.md").read_text()
     assert "Without one device at a time" in text
+    larger = facts["without"][0]
+    assert f"- without press-1 and its {larger['rows']:,} rows: " in text
 
 
 def test_the_queue_asks_for_spread_unknown_and_random_rows(world: World) -> None:
