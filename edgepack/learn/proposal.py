@@ -105,11 +105,14 @@ def _changes(facts: Mapping[str, Any]) -> list[str]:
     """Return what changed in the data: the rows that the champion answered, and its own."""
     if not facts["changed"]:
         return []
-    return [
-        "",
+    lead = (
         f"What changed in the data: the {facts['changed'][0]['n']:,} rows that bundle "
         f"{facts['champion']['version']} answered, against those that taught it. Changed inputs do "
-        "not mean wrong answers.",
+        "not mean wrong answers."
+    )
+    return [
+        "",
+        lead,
         "",
         "| input | PSI | 95 % | missing | unseen | reads |",
         "|---|---|---|---|---|---|",

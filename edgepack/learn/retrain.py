@@ -31,6 +31,7 @@ from edgepack.store.view import View
 from edgepack.workspace import Workspace
 
 FILE = "proposal.json"
+REFUSAL = "last-refusal.json"
 _MOVED = ("name", "psi", "low", "high", "excess", "ks", "n", "unseen", "words")
 
 
@@ -84,7 +85,7 @@ def retrain(ws: Workspace, registry: Registry, name: str, clock: Clock) -> Propo
     new = side(found.proven.onnx.schema, held, found.answers.label, found.answers.scores)
     verdict = judge(old, new, len(held), recipe.seed, trial.blocks())
     if not verdict.wins:
-        _remember_refusal(ws, name, verdict, clock)
+        _remember_refusal(ws, name, verdict, trial, clock)
         raise EvidenceError(
             f"the challenger is not better: {verdict.text}",
             why=f"bundle {champion.row.version} stays",
@@ -193,9 +194,33 @@ def accept_newest(ws: Workspace, registry: Registry, name: str) -> Proposal:
     return Proposal(newest.number, name, newest.facts, accepted=True)
 
 
-def _remember_refusal(ws: Workspace, name: str, verdict: Verdict, clock: Clock) -> None:
+def _remember_refusal(
+    ws: Workspace, name: str, verdict: Verdict, trial: Trial, clock: Clock
+) -> None:
     folder = ws.proposals(name)
     ws.disk.mkdir(folder)
-    value = {"made_ns": clock.wall_ns(), **verdict.as_json()}
+    value = {
+        "made_ns": clock.wall_ns(),
+        "against": trial.champion.row.version,
+        "upto": [trial.serial, trial.files],
+        **verdict.as_json(),
+    }
     text = json.dumps(value, indent=1) + "\n"
-    write_durable(ws.disk, folder / "last-refusal.json", text.encode(), 0o644)
+    write_durable(ws.disk, folder / REFUSAL, text.encode(), 0o644)
+
+
+def refused(ws: Workspace, name: str, against: int, upto: tuple[int, int]) -> str:
+    """Return why a challenger of this champion was refused on these rows; empty: none was.
+
+    Args:
+        ws: The workspace.
+        name: Bundle name.
+        against: Version of the champion.
+        upto: Newest import serial and label file that are home.
+    """
+    try:
+        value = json.loads(ws.disk.read(ws.proposals(name) / REFUSAL))
+        same = value["against"] == against and tuple(value["upto"]) == upto
+        return str(value["text"]) if same else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -11,11 +11,12 @@ from edgepack.learn.drift import CHANGED, Change, Drift, Slice, of_table
 from edgepack.learn.due import DueNow, due
 from edgepack.learn.quality import Quality, Score, quality
 from edgepack.learn.reference import Reference, references
-from edgepack.learn.retrain import Proposal, proposals
+from edgepack.learn.retrain import Proposal, proposals, refused
 from edgepack.learn.same_rows import SameRows, same_rows
 from edgepack.learn.survey import Survey, survey
 from edgepack.recipe import Recipe, load_recipe
 from edgepack.registry import Registry
+from edgepack.store.label_files import newest_number
 from edgepack.store.labels import collect
 from edgepack.store.table import by_name
 from edgepack.store.view import View
@@ -36,6 +37,7 @@ class NameState:
         due: Whether to retrain.
         proposals: Oldest first.
         notes: What the view lacks.
+        refused: Why the last challenger was refused, if nothing came home since; else empty.
     """
 
     recipe: Recipe
@@ -47,6 +49,7 @@ class NameState:
     due: DueNow
     proposals: tuple[Proposal, ...]
     notes: tuple[str, ...]
+    refused: str = ""
 
     @property
     def name(self) -> str:
@@ -59,6 +62,19 @@ class NameState:
         newest = self.proposals[-1] if self.proposals else None
         version = self.refs[0].row.version if self.refs else 0
         return newest if newest and newest.waits(version) else None
+
+    @property
+    def next(self) -> str:
+        """What to type next about it; empty: nothing."""
+        if self.waiting:
+            return f"edgepack retrain {self.name} --accept"
+        if not self.due.due:
+            return ""
+        if not (self.found and self.found.rows):
+            return "edgepack sync STICK"
+        if self.refused or not self.found.labelled.num_rows:
+            return f"edgepack label queue --name {self.name} -o queue.csv"
+        return f"edgepack retrain {self.name}"
 
     def lines(self) -> list[str]:
         """Return what `status` says about it."""
@@ -88,6 +104,8 @@ class NameState:
         mark = "due" if self.due.due else "not due"
         reasons = self.due.reasons if self.due.due else self.due.left
         result.append(f"retraining of {self.name} is {mark}: {'; '.join(reasons) or 'no limits'}")
+        if self.refused:
+            result.append(f"the last challenger of {self.name} was not better: {self.refused}")
         if self.waiting:
             result.append(f"proposal {self.waiting.number} of {self.name} waits for --accept")
         return result
@@ -119,6 +137,7 @@ class NameState:
                 for item in self.drifts
             ],
             "due": asdict(self.due),
+            "refused": self.refused or None,
             "proposals": [
                 {"number": p.number, "candidate": p.candidate, "accepted": p.accepted,
                  "text": p.facts["text"]}
@@ -163,10 +182,8 @@ class State:
     def next(self) -> str:
         """What to type next."""
         for item in self.names:
-            if item.waiting:
-                return f"edgepack retrain {item.name} --accept"
-            if item.due.due:
-                return f"edgepack retrain {item.name}"
+            if item.next:
+                return item.next
         for device in self.fleet.devices:
             if device.state == "pending":
                 return f"edgepack device accept {device.name}"
@@ -247,7 +264,9 @@ def name_state(
     ours = f"{name} {refs[0].row.version}"
     latest = [item for item in drifts if item.bundle == ours]  # an older one's is learned by now
     now = due(recipe, refs[0], judged, latest, clock, new_labels=_new_labels(refs[0], found))
-    return NameState(recipe, refs, found, judged, compared, drifts, now, made, notes)
+    upto = view.progress(), newest_number(ws, name)
+    lost = refused(ws, name, refs[0].row.version, upto)
+    return NameState(recipe, refs, found, judged, compared, drifts, now, made, notes, lost)
 
 
 def lag(view: View, registry: Registry) -> list[str]:

@@ -136,8 +136,10 @@ class Page:
                 )
             elif item.due.due:
                 why = "; ".join(item.due.reasons)
-                steps.append(f"<code>edgepack retrain {name}</code>: {e(why)}")
-            if item.found and item.found.rows and not item.found.labels.given:
+                if item.refused:
+                    why += f"; but the last challenger was not better: {item.refused}"
+                steps.append(f"<code>{e(item.next)}</code>: {e(why)}")
+            elif item.found and item.found.rows and not item.found.labels.given:
                 steps.append(
                     f"<code>edgepack label queue --name {name} -o queue.csv</code>: no label of "
                     f"{name} is home"

@@ -18,7 +18,7 @@ from edgepack.learn.dataset import cap, repeated
 from edgepack.learn.queue import queue
 from edgepack.learn.retrain import accept_newest, proposals, retrain
 from edgepack.learn.same_rows import same_rows
-from edgepack.learn.state import name_state
+from edgepack.learn.state import NameState, name_state
 from edgepack.learn.survey import survey
 from edgepack.learn.trial import Trial
 from edgepack.learn.window import check_classes, choose
@@ -106,6 +106,22 @@ def test_a_challenger_that_learned_noise_is_refused(world: World) -> None:
     assert "not better" in caught.value.what
     assert proposals(world.ws, "pump") == []
     assert find_candidate(world.ws, "pump").number == 1
+
+    # status remembers it, and does not ask for the same comparison on the same rows again
+    def told() -> NameState:
+        return name_state(world.ws, world.registry, "pump", world.clock, same=False)
+
+    assert told().due.due
+    assert told().refused in caught.value.what
+    assert told().next == "edgepack label queue --name pump -o queue.csv"
+    assert any("was not better" in line for line in told().lines())
+    more = nature(2, 50, 4, first=61)
+    world.device().label(world.device().predict(more), more["worn"].tolist())
+    world.device().come_home()
+    world.catch_up()
+    assert (told().refused, told().next) == ("", "edgepack retrain pump")
+    (world.ws.proposals("pump") / "last-refusal.json").write_text("[torn")
+    assert told().refused == ""
 
 
 def test_thin_evidence_is_refused_with_the_reason(world: World) -> None:
