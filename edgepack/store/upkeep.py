@@ -52,12 +52,13 @@ def check(ws: Workspace, registry: Registry, archive: Archive) -> Checked:
             done.problems.append(f"table {name}: {problem}")
             continue
         done.problems += [f"table {name} was changed: {change}" for change in view.foreign()]
-        newest = max(row.serial for row in segments)
-        if view.progress() < newest:
+        newest, progress = max(row.serial for row in segments), view.progress()
+        if progress < newest:
             done.problems.append(
-                f"table {name} stands at import {view.progress()}, the registry at {newest}"
+                f"table {name} stands at import {progress}, the registry at {newest}"
             )
-        done.rows += _compare(view, registry, segments, done)
+        there = [row for row in segments if row.serial <= progress]
+        done.rows += _compare(view, registry, there, done)
     return done
 
 
@@ -110,14 +111,19 @@ def rebuild(
 
 
 def compact(ws: Workspace, registry: Registry) -> dict[str, tuple[int, int]]:
-    """Merge small files of the tables and remove the old ones; return files before and after."""
-    from deltalake import DeltaTable
+    """Merge small files of the tables and remove the old ones; return files before and after.
 
+    Raises:
+        StoreError: A table is not sound.
+    """
     result = {}
     for name in sorted(by_name(registry)):
         view = View(ws, registry, name)
+        problem = view.problem()
+        if problem:
+            raise StoreError(f"table {name}: {problem}", next="run: edgepack store rebuild")
         for path in view.everything():
-            table = DeltaTable(path)
+            table = view.table(path)
             before = len(table.file_uris())
             table.optimize.compact(commit_properties=view.commit(view.serial(path)))
             table.vacuum(
@@ -126,7 +132,7 @@ def compact(ws: Workspace, registry: Registry) -> dict[str, tuple[int, int]]:
                 enforce_retention_duration=False,
                 commit_properties=view.commit(view.serial(path)),
             )
-            result[path.name] = (before, len(DeltaTable(path).file_uris()))
+            result[path.name] = (before, len(view.table(path).file_uris()))
     return result
 
 

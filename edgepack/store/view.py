@@ -90,7 +90,18 @@ class View:
         """Return the last import serial that one of the tables has."""
         if not (path / "_delta_log").is_dir():
             return 0
-        return DeltaTable(path).transaction_version(self.app) or 0
+        return self.table(path).transaction_version(self.app) or 0
+
+    def table(self, path: Path) -> DeltaTable:
+        """Open one of the tables.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        try:
+            return DeltaTable(path)
+        except (DeltaError, OSError, ValueError) as error:
+            raise StoreError(f"the table {path.name} cannot be read: {_short(error)}") from None
 
     def problem(self) -> str:
         """Return why the view cannot be trusted to be readable, or an empty text."""
@@ -159,7 +170,7 @@ class View:
         paths = self.paths()
         if not paths:
             return self.ws.table(self.name)
-        if fits(stored(arrow_schema(DeltaTable(paths[-1]))), stored(schema)):
+        if fits(stored(arrow_schema(self.table(paths[-1]))), stored(schema)):
             return paths[-1]
         return self.ws.table(self.name).with_name(f"{self.name}.{len(paths) + 1}")
 
@@ -176,7 +187,7 @@ class View:
         """Return every column of the rows; the newest table says the type."""
         result: dict[str, pa.DataType] = {}
         for path in self.paths():
-            result |= stored(arrow_schema(DeltaTable(path)))
+            result |= stored(arrow_schema(self.table(path)))
         return result
 
     def batches(
@@ -271,7 +282,7 @@ class View:
 
     def count(self) -> int:
         """Return the rows of all tables, from their metadata alone."""
-        return sum(DeltaTable(path).count() for path in self.paths())
+        return sum(self.table(path).count() for path in self.paths())
 
     def _trusted(self) -> ds.Expression | None:
         result = None
@@ -340,4 +351,5 @@ def _lost_file(table: DeltaTable, path: Path) -> str:
 
 
 def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+    lines = str(error).splitlines() or [type(error).__name__]  # more may be a trace of Rust
+    return lines[0].strip()[:200]

@@ -16,6 +16,8 @@ from device_runtime.format.segment import Field as LayoutField
 from device_runtime.format.segment import Layout
 from device_runtime.journal.reader import RowBlock
 from edgepack.errors import StoreError
+from edgepack.learn.actions import drift_of, write_queue
+from edgepack.learn.retrain import retrain
 from edgepack.learn.state import name_state
 from edgepack.store import delta, upkeep
 from edgepack.store.arrow import Origin, to_batches
@@ -98,6 +100,17 @@ def test_a_half_written_table_is_made_again(returned: World, what: str) -> None:
         path.unlink() if what == "gone" else path.write_bytes(path.read_bytes()[:-900])
     problems = upkeep.check(returned.ws, returned.registry, returned.archive).problems
     assert any("pump" in line for line in problems)
+    asked = (returned.ws, returned.registry)
+    for question in (
+        lambda: drift_of(*asked, "pump", None, None),
+        lambda: name_state(*asked, "pump", returned.clock),
+        lambda: retrain(*asked, "pump", returned.clock),
+        lambda: write_queue(*asked, "pump", 10, returned.folder / "queue.csv"),
+        lambda: upkeep.compact(*asked),
+    ):
+        with pytest.raises(StoreError) as caught:
+            question()
+        assert "\n" not in caught.value.line()
     done = returned.catch_up()
     assert done.rows == 4000
     assert len(done.notes) == 1
