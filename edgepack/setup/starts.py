@@ -115,7 +115,9 @@ def write_from_data(data: Path, target: str, folder: Path) -> None:
     time = _time_column(frame, target)
     key = _key_column(frame, target, time)
     inputs = [str(c) for c in frame.columns if c not in (target, time, key)]
-    inputs = [name for name in inputs if frame[name].dtype.kind != "M"]
+    inputs = [
+        name for name in inputs if frame[name].dtype.kind != "M" and frame[name].notna().any()
+    ]
     if not inputs:
         raise DataError(f"{data} has no column that could be an input beside {target}")
     (folder / "data").mkdir(parents=True)

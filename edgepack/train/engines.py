@@ -45,7 +45,12 @@ def fit_memory(recipe: Recipe, rows: pd.DataFrame, target: Any, seed: int) -> An
             estimator.fit(rows, target)
     except (ValueError, TypeError, KeyError, IndexError) as error:
         text = " ".join(str(error).split())[:300]
-        raise DataError(f"the model of {recipe.name} cannot be fitted: {text}") from error
+        empty = [str(name) for name in rows.columns if rows[name].isna().all()]
+        raise DataError(
+            f"the model of {recipe.name} cannot be fitted: {text}",
+            why=f"without any value: {', '.join(empty)}" if empty else "",
+            next="leave them out of inputs in bundle.toml" if empty else "",
+        ) from error
     return estimator
 
 

@@ -7,6 +7,7 @@ import pytest
 from edgepack.candidate import make_candidate
 from edgepack.errors import ConversionError, DataError, LeakError, RecipeError
 from edgepack.recipe import load_recipe
+from edgepack.setup.starts import write_from_data
 from edgepack.tables import batches, read_table
 from edgepack.train.fit import split, suspects
 from support.tables import table
@@ -148,6 +149,19 @@ def test_a_dtype_that_the_model_does_not_take_is_one_line(ws, recipe_folder, log
     recipe = load_recipe(recipe_folder(logistic, inputs=("a", "word")))
     with pytest.raises(DataError, match="cannot be fitted: could not convert string"):
         make_candidate(ws, recipe, read_table(recipe))
+
+
+def test_a_column_without_any_value_is_named_and_never_guessed_as_an_input(
+    ws, recipe_folder, logistic, tmp_path
+):
+    frame = table().assign(gone=np.float32("nan"), still=np.float32(3))
+    recipe = load_recipe(recipe_folder(logistic, inputs=("a", "still", "gone"), frame=frame))
+    with pytest.raises(DataError) as caught:
+        make_candidate(ws, recipe, read_table(recipe))
+    assert caught.value.why == "without any value: gone"
+    frame.to_parquet(tmp_path / "pumps.parquet")
+    write_from_data(tmp_path / "pumps.parquet", "y", tmp_path / "guessed")
+    assert {"still"} == {"still", "gone"} & set(load_recipe(tmp_path / "guessed").inputs)
 
 
 def test_a_time_as_input_is_refused(ws, recipe_folder):
