@@ -18,7 +18,7 @@ from typing import Any
 from device_runtime.format.manifest import NAME
 from device_runtime.format.schema import TASKS, Task
 from edgepack.errors import LeakError, RecipeError
-from edgepack.recipe_fields import wrong_fields
+from edgepack.recipe_fields import BOOST, wrong_fields
 from edgepack.threads import calm
 from edgepack.units import seconds, size
 
@@ -165,7 +165,7 @@ class Recipe:
             raise RecipeError(
                 f"{name}() in {self.folder / CODE} failed{_line(error, self.folder / CODE)}: "
                 f"{type(error).__name__}: {_one_line(error)}",
-                next="correct recipe.py and repeat the command",
+                next=_remedy(error),
             ) from error
 
 
@@ -336,7 +336,7 @@ def _module(path: Path) -> ModuleType:
         del sys.modules[name]
         raise RecipeError(
             f"{path} does not run{_line(error, path)}: {type(error).__name__}: {_one_line(error)}",
-            next="correct recipe.py and repeat the command",
+            next=_remedy(error),
         ) from error
     return module
 
@@ -358,6 +358,13 @@ def _line(error: BaseException, path: Path) -> str:
             number = trace.tb_lineno
         trace = trace.tb_next
     return f", line {number}" if number else ""
+
+
+def _remedy(error: BaseException) -> str:
+    """Return what to do: install what is missing, where we know what brings it."""
+    if isinstance(error, ModuleNotFoundError) and error.name in ("xgboost", "lightgbm"):
+        return BOOST
+    return "correct recipe.py and repeat the command"
 
 
 def _one_line(error: BaseException) -> str:

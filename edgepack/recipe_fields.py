@@ -8,6 +8,8 @@ from typing import Any
 
 from edgepack.units import is_duration
 
+BOOST = 'pip install "edgepack[boost]"'  # brings XGBoost and LightGBM
+
 # table → field → what it must be. "": the top level.
 FIELDS: dict[str, dict[str, str]] = {
     "": {

@@ -139,7 +139,8 @@ def made_streamed(
 
 def streamed(made: Made, taught: Thinned) -> Made:
     """Say that `made.train` is a sample, and of how many rows."""
-    note = f"streamed {taught.seen:,} rows; steps before the last were fitted on the first batch"
+    first = "steps before the last, if any, were fitted on the first batch"
+    note = f"streamed {taught.seen:,} rows; {first}"
     return replace(made, notes=(*made.notes, note), rows=taught.seen)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from edgepack.errors import ConversionError
+from edgepack.recipe_fields import BOOST
 
 PICKLES = (".pkl", ".pickle", ".joblib", ".p", ".sav")
 RISK = "unpickling runs whatever code its author put into the file; only load files you made"
-BOOST = 'pip install "edgepack[boost]"'
 
 
 def kind_of(path: Path) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -51,6 +53,19 @@ def test_xgboost_streams_from_external_memory(ws, recipe_folder):
     assert candidate.metrics["auc"] > 0.8
     _, scores = score_onnx(candidate, candidate.schema, table(50))
     assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("where", ["above", "inside"])
+def test_without_the_extra_one_line_names_it(ws, recipe_folder, monkeypatch, where):
+    monkeypatch.setitem(sys.modules, "xgboost", None)  # as where it is not installed
+    code = BOOSTED
+    if where == "inside":
+        head, model = BOOSTED.strip().split("\n\n")
+        code = model.replace(":\n", f":\n    {head}\n", 1)
+    recipe_folder(code, frame=table(400), extra=STREAM)
+    with pytest.raises(RecipeError) as caught:
+        train_recipe(ws)
+    assert caught.value.next == 'pip install "edgepack[boost]"'
 
 
 def test_a_model_that_cannot_learn_in_parts_is_refused(ws, recipe_folder, logistic):
