@@ -202,25 +202,25 @@ def _remember_refusal(
     value = {
         "made_ns": clock.wall_ns(),
         "against": trial.champion.row.version,
-        "upto": [trial.serial, trial.files],
+        "labels": [len(trial.device) + trial.repeated, trial.files],
         **verdict.as_json(),
     }
     text = json.dumps(value, indent=1) + "\n"
     write_durable(ws.disk, folder / REFUSAL, text.encode(), 0o644)
 
 
-def refused(ws: Workspace, name: str, against: int, upto: tuple[int, int]) -> str:
+def refused(ws: Workspace, name: str, against: int, labels: tuple[int, int]) -> str:
     """Return why a challenger of this champion was refused on these rows; empty: none was.
 
     Args:
         ws: The workspace.
         name: Bundle name.
         against: Version of the champion.
-        upto: Newest import serial and label file that are home.
+        labels: Labelled rows that are home, and the number of the newest label file.
     """
     try:
         value = json.loads(ws.disk.read(ws.proposals(name) / REFUSAL))
-        same = value["against"] == against and tuple(value["upto"]) == upto
+        same = value["against"] == against and tuple(value["labels"]) == labels
         return str(value["text"]) if same else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""

@@ -37,7 +37,7 @@ class NameState:
         due: Whether to retrain.
         proposals: Oldest first.
         notes: What the view lacks.
-        refused: Why the last challenger was refused, if nothing came home since; else empty.
+        refused: Why the last challenger was refused, if no label came home since; else empty.
     """
 
     recipe: Recipe
@@ -264,8 +264,9 @@ def name_state(
     ours = f"{name} {refs[0].row.version}"
     latest = [item for item in drifts if item.bundle == ours]  # an older one's is learned by now
     now = due(recipe, refs[0], judged, latest, clock, new_labels=_new_labels(refs[0], found))
-    upto = view.progress(), newest_number(ws, name)
-    lost = refused(ws, name, refs[0].row.version, upto)
+    lost = refused(
+        ws, name, refs[0].row.version, (found.labelled.num_rows, newest_number(ws, name))
+    )
     return NameState(recipe, refs, found, judged, compared, drifts, now, made, notes, lost)
 
 

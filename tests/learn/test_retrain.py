@@ -115,6 +115,10 @@ def test_a_challenger_that_learned_noise_is_refused(world: World) -> None:
     assert told().refused in caught.value.what
     assert told().next == "edgepack label queue --name pump -o queue.csv"
     assert any("was not better" in line for line in told().lines())
+    world.device().open().append_event("start", {})
+    world.device().come_home()
+    world.catch_up()
+    assert told().refused
     more = nature(2, 50, 4, first=61)
     world.device().label(world.device().predict(more), more["worn"].tolist())
     world.device().come_home()
