@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from json import loads
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,12 @@ def read_file(path: Path, *, words: bool = False) -> pa.Table:
         if path.suffix == ".parquet":
             table = pq.read_table(path)
         elif path.suffix in (".ndjson", ".jsonl", ".json"):
-            table = json.read_json(path)
+            try:
+                table = json.read_json(path)
+            except pa.ArrowInvalid:  # one column, several types: as words it is one
+                if not words:
+                    raise
+                table = _as_words(path)
         else:
             options = csv.ConvertOptions()
             if words:
@@ -208,6 +214,35 @@ def read_file(path: Path, *, words: bool = False) -> pa.Table:
     if twice:
         raise DataError(f"{path} has two columns {twice[0]}", next="leave one of them out")
     return table
+
+
+def _as_words(path: Path) -> pa.Table:
+    """Read NDJSON whose columns hold words and numbers side by side, each value as a word.
+
+    Raises:
+        pyarrow.ArrowInvalid: A line is no object of plain values.
+    """
+    rows: list[dict[str, str | None]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append({name: _word(value) for name, value in loads(line).items()})
+        except (ValueError, AttributeError, RecursionError):
+            raise pa.ArrowInvalid(f"line {number} is no JSON object of plain values") from None
+    names = dict.fromkeys(name for row in rows for name in row)
+    texts = {name: pa.array([row.get(name) for row in rows], pa.string()) for name in names}
+    return pa.table(texts)
+
+
+def _word(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value).removesuffix(".0")
+    raise ValueError(value)
 
 
 def _why(path: Path, reason: str) -> tuple[str, str]:

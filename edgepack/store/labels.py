@@ -295,7 +295,10 @@ def _wrong(
     result = []
     for place in np.flatnonzero(~allowed)[:limit]:
         ref, value = (given.column(n)[int(place)].as_py() for n in ("ref", "value"))
-        why = "names no record of its own device" if good[place] else reading.why
+        why = reading.why
+        if good[place]:
+            own = given.column("_device")[int(place)].as_py()
+            why = "names no record of its own device" if own else "is no record id"
         result.append((plain(ref), plain(value), why))
     return tuple(result)
 

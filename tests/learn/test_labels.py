@@ -207,18 +207,32 @@ def test_a_file_of_hostile_labels_gives_one_line_each_and_the_rest_counts(return
     text = "\n".join(done["notes"])
     assert "2 lines without id or value" in text
     assert "perhaps" in text
-    assert "nonsense" in text
+    assert "'true' for nonsense is no record id" in text
     assert "contradiction" in text
     assert done["matched"] == 4000  # ids[0] has one still, and another value than the device said
     assert done["held"] == 1
+
+
+def test_a_label_of_another_type_does_not_take_the_whole_file_along(returned: World) -> None:
+    said = [True, 1, 1.0, "yes", "TRUE", 7, None]
+    path = returned.folder / "labels.ndjson"
+    lines = [{"record": ref, "worn": value} for ref, value in zip(returned.ids, said, strict=False)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    done = import_labels(returned.ws, returned.registry, "pump", path, returned.clock)
+    assert (done["labels"], done["wrong"]) == (6, 1)
+    assert any("'7' for" in note for note in done["notes"])
+    assert "1 lines without id or value were left out" in done["notes"]
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
         ("none.csv", None), ("columns.csv", "a,b\n1,2\n"), ("empty.csv", "record,value\n"),
-        ("bad.parquet", "no parquet"), ("bad.ndjson", "{"), ("nothing.csv", ""),
-        ("twice.csv", "record,value,value\n1,a,b\n"), ("list.ndjson", '{"key": 1, "value": [1]}'),
+        ("bad.parquet", "no parquet"), ("bad.ndjson", "{"),
+        ("nan.ndjson", '{"key": NaN, "value": 1}\n{"key": 2, "value": [1]}'),
+        ("deep.ndjson", '{"key": 1, "value": "a"}\n' + "[" * 100_000), ("nothing.csv", ""),
+        ("twice.csv", "record,value,value\n1,a,b\n"),
+        ("list.ndjson", '{"key": 1, "value": [1]}'),
         ("wide.csv", "key,value\n1,true\n".encode("utf-16")),
         ("latin.csv", b"key,value\n1,caf\xe9\n"), ("ragged.csv", "key,value\n1,true\n2\n"),
         ("long.csv", "key,value\n" + "x" * 3_000_000 + ",true\n"), ("one.csv", "x" * 3_000_000),
