@@ -113,6 +113,7 @@ class _Fed:
         self._operator = operator
         self.inputs = [self]
         self.full_name = name
+        self.input_full_names = [name]
         self.type = operator.inputs[0].type
 
     def __getattr__(self, name: str) -> Any:

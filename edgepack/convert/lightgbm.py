@@ -63,8 +63,8 @@ def wrap(booster: Any) -> Any:
     return LightRegressor(booster)
 
 
-# Where LightGBM parts zero from everything else. Its reader of text files takes this one number, as
-# its writer prints it, for the double one further from zero.
+# Where LightGBM parts zero from everything else. A value that is exactly -ZERO goes right, although
+# the dump says that -ZERO is the threshold: there it parts one double below. At +ZERO it goes left.
 ZERO = float(np.float32(1e-35))
 
 
@@ -75,16 +75,15 @@ def trees_of(model: Any) -> tuple[list[Tree], int, dict[str, Any]]:
         ConversionError: Categorical splits, or zero counted as missing.
     """
     dump = model.booster_.dump_model()
-    loaded = isinstance(model, (LightClassifier, LightRegressor))
     width = int(dump.get("num_tree_per_iteration", 1))
     trees = [
-        _tree(info["tree_structure"], index % width, loaded=loaded)
+        _tree(info["tree_structure"], index % width)
         for index, info in enumerate(dump["tree_info"])
     ]
     return trees, width, dump
 
 
-def _tree(root: Mapping[str, Any], target: int, *, loaded: bool) -> Tree:
+def _tree(root: Mapping[str, Any], target: int) -> Tree:
     nodes: list[tuple[int, float, int, int, bool, float]] = []
 
     def add(node: Mapping[str, Any]) -> int:
@@ -94,8 +93,8 @@ def _tree(root: Mapping[str, Any], target: int, *, loaded: bool) -> Tree:
             return here
         nodes.append((0, 0.0, -1, -1, False, 0.0))
         threshold, missing = _split(node)
-        if loaded and abs(threshold) == ZERO:
-            threshold = float(np.nextafter(threshold, np.copysign(np.inf, threshold)))
+        if threshold == -ZERO:
+            threshold = float(np.nextafter(threshold, -np.inf))
         left, right = add(node["left_child"]), add(node["right_child"])
         nodes[here] = (int(node["split_feature"]), threshold, left, right, missing, 0.0)
         return here

@@ -138,3 +138,27 @@ def test_what_has_no_inverse_in_onnx_is_refused():
     assert "expm1" in caught.value.next
     with pytest.raises(ConversionError, match="answers by chance"):
         proven(DummyClassifier(strategy="uniform"))
+
+
+@pytest.mark.parametrize("seed", [0, 7, 13, 20])
+def test_lightgbm_parts_zero_where_it_was_trained_to(seed):
+    lightgbm = pytest.importorskip("lightgbm")
+    frame = table(seed=seed).assign(b=lambda f: f["b"] - 10)
+    found = proven(lightgbm.LGBMClassifier(n_estimators=8, n_jobs=1, verbose=-1), frame=frame)
+    assert found.report.worst < 1e-6
+    value = lightgbm.LGBMRegressor(n_estimators=8, n_jobs=1, verbose=-1)
+    assert proven(value, target="value", task="regression", frame=frame).report.ok
+
+
+def test_boosted_trees_behind_a_scaler_answer_the_same():
+    xgboost = pytest.importorskip("xgboost")
+    lightgbm = pytest.importorskip("lightgbm")
+    for model in (
+        xgboost.XGBClassifier(n_estimators=8, n_jobs=1),
+        lightgbm.LGBMClassifier(n_estimators=8, n_jobs=1, verbose=-1),
+    ):
+        found = proven(make_pipeline(StandardScaler(), model), inputs=("b", "gap", "n"))
+        assert found.onnx.numbers == "float64"
+        assert found.report.worst < 1e-6
+    value = make_pipeline(StandardScaler(), xgboost.XGBRegressor(n_estimators=8, n_jobs=1))
+    assert proven(value, target="value", task="regression").report.ok
