@@ -46,7 +46,7 @@ class ParityError(EdgepackError):
     """The ONNX model answers differently from the trained one.
 
     Attributes:
-        report: The whole comparison (`convert.parity.Report`), where there is one.
+        report: The whole comparison (`convert.verdict.Report`), where there is one.
     """
 
     code = "convert.parity"

@@ -127,17 +127,41 @@ def class_text(value: Any) -> str:
 
 
 def names_of(recipe: Recipe, estimator: Any) -> tuple[str, ...]:
-    """Return the names of what the estimator answers, in the order of its scores."""
+    """Return the names of what the estimator answers, in the order of its scores.
+
+    Raises:
+        DataError: A label of several is not yes or no.
+    """
     if recipe.task in CLASSED:
         classes: Sequence[Any] = estimator.classes_
         return tuple(class_text(item) for item in classes)
     if recipe.task == "labels":
-        return recipe.names or recipe.target
+        names = recipe.names or recipe.target
+        _check_yes_or_no(names, getattr(estimator, "classes_", None))
+        return names
     if recipe.function("names") is not None:
         return tuple(str(item) for item in recipe.call("names"))
     if recipe.task == "quantiles":
         return tuple(f"{level:g}" for level in recipe.quantiles)
     return recipe.names or recipe.target or ("score",)
+
+
+def _check_yes_or_no(names: Sequence[str], classes: Any) -> None:
+    """Refuse labels whose last class is no `yes`: its probability is what is answered."""
+    for name, kinds in zip(names, classes if isinstance(classes, list) else [], strict=False):
+        known = {class_text(item) for item in kinds}
+        if known in ({"false", "true"}, {"0", "1"}):
+            continue
+        if known < {"false", "true", "0", "1"}:
+            raise DataError(
+                f"the label {name} was {known.pop()} in every row of the training",
+                next="leave it out of target until there are rows of both",
+            )
+        listed = ", ".join(sorted(known)[:5])
+        raise DataError(
+            f"the label {name} has the classes {listed}: it must be true or false",
+            next="make 0 and 1 of it in rows()",
+        )
 
 
 def scores_of(estimator: Any, task: str, rows: Any) -> np.ndarray[Any, Any] | None:

@@ -6,18 +6,18 @@ what is predicted on are the same values.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepack.errors import DataError
 from edgepack.recipe import Recipe
+from edgepack.typed import typed
 
 if TYPE_CHECKING:
     import pandas as pd
 
 BATCH = 65_536
-MANY_CODES = 20  # more different numbers than this are no codes
 
 
 def read_table(
@@ -66,7 +66,7 @@ def prepare(
         span = f" before {until}" if until is not None else ""
         then = "give real rows" if until is None else "give a later time"
         raise DataError(f"the data of {recipe.name} have no rows{span}", next=then)
-    return _typed(frame[names], recipe.categories)
+    return typed(frame[names], recipe.categories)
 
 
 def wanted(recipe: Recipe, there: Sequence[str]) -> list[str]:
@@ -317,87 +317,3 @@ def moment(text: Any, like: pd.Series[Any] | None = None) -> pd.Timestamp:
     if zone is not None and result.tz is None:
         return result.tz_localize(zone)
     return result.tz_localize(None) if zone is None and result.tz is not None else result
-
-
-def _typed(frame: pd.DataFrame, categories: Collection[str] = ()) -> pd.DataFrame:
-    """Give every column the dtype in which the device holds it."""
-    import pandas as pd
-
-    done = {}
-    for name in frame.columns:
-        column = frame[name]
-        dtype = column.dtype
-        if isinstance(dtype, pd.CategoricalDtype):
-            column = column.astype(object)
-            dtype = column.dtype
-        if pd.api.types.is_string_dtype(dtype) or pd.api.types.is_object_dtype(dtype):
-            column = _text(str(name), column)
-            if name not in categories:
-                _refuse_bad_numbers(str(name), column)
-        elif pd.api.types.is_extension_array_dtype(dtype) and not isinstance(
-            dtype, pd.DatetimeTZDtype
-        ):
-            column = _plain(column)
-        done[name] = column
-    return pd.DataFrame(done).reset_index(drop=True)
-
-
-def _text(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
-    import numpy as np
-    import pandas as pd
-
-    values = column.to_numpy(dtype=object)
-    gone = pd.isna(values) if values.ndim == 1 else np.zeros(len(values), bool)
-    there = values[~gone]
-    if len(there) and all(isinstance(item, (list, tuple, np.ndarray)) for item in there[:100]):
-        return column  # a tensor column
-    if len(there) and all(isinstance(item, bool) for item in there) and not gone.any():
-        return pd.Series(values.astype(bool), index=column.index)
-    wrong = next((item for item in there if not isinstance(item, str)), None)
-    if wrong is not None:
-        import datetime as dt
-
-        if isinstance(wrong, (dt.date, dt.datetime)):
-            return pd.to_datetime(column)
-        raise DataError(
-            f"column {name} mixes text with {type(wrong).__name__}", next="give it one dtype"
-        )
-    result = values.copy()
-    result[gone] = None
-    return pd.Series(result, index=column.index, dtype=object)
-
-
-def _refuse_bad_numbers(name: str, column: pd.Series[Any]) -> None:
-    """Say so where a few bad values made text of a column of numbers.
-
-    Read as it stands, each number would become a category of its own. Up to 20 different numbers
-    among other text are codes.
-
-    Raises:
-        DataError: Nine of ten values are numbers, and not all.
-    """
-    import pandas as pd
-
-    if column.dtype != object:
-        return
-    there = column.dropna()
-    if not len(there) or not isinstance(there.iloc[0], str):
-        return
-    numbers = pd.to_numeric(there, errors="coerce").notna()
-    bad = int((~numbers).sum())
-    if bad == 0 or bad > len(there) / 10 or there[numbers].nunique() <= MANY_CODES:
-        return
-    raise DataError(
-        f"column {name} holds numbers, but {bad} of {len(there)} values are none: "
-        f"{there[~numbers].iloc[0][:40]!r}",
-        next=f'correct the data, or say that it is text: [categories] {name} = "open"',
-    )
-
-
-def _plain(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Nullable pandas dtypes → numpy; an integer with gaps becomes float64."""
-    import pandas as pd
-
-    if column.isna().any():
-        return pd.Series(column.to_numpy(dtype="float64", na_value=float("nan")), column.index)
-    return pd.Series(column.to_numpy(), column.index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,11 @@ from edgepack.convert.feed import Scored, official_session, run_official
 from edgepack.convert.foreign import look, names_for, read_onnx, schema_of
 from edgepack.convert.loading import kind_of, load_estimator, onnx_file
 from edgepack.convert.prove import Proven, prove, tolerances
+from edgepack.convert.verdict import Report, judge, spread_of
 from edgepack.errors import ConversionError, DataError, ParityError
 from edgepack.fitted import CLASSED, Fitted, class_text, estimator_rows, missing_text, names_of
 from edgepack.recipe import Recipe
-from edgepack.tables import inputs_of, prepare, read_files
+from edgepack.tables import inputs_of, prepare, read_files, wanted
 from edgepack.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -61,12 +62,12 @@ def read_samples(recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
     assert recipe.samples is not None
     frame = read_files([recipe.folder / recipe.samples])
     names = [str(name) for name in frame.columns]
-    expected = frame[[name for name in frame.columns if str(name).startswith(EXPECTED)]]
-    rows = frame[[name for name in names if not name.startswith(EXPECTED)]]
-    target = [name for name in recipe.target if name in names]
-    if len(target) < len(recipe.target):  # the truth is optional here
+    expected = [name for name in names if name.startswith(EXPECTED)]
+    if set(recipe.target) - set(names):  # the truth is optional here
         recipe = replace(recipe, target=())
-    return prepare(recipe, rows), expected.reset_index(drop=True)
+    roles = wanted(recipe, [name for name in names if name not in expected])
+    both = prepare(recipe, frame, columns=[*roles, *expected])  # which may sort them
+    return both[roles], both[expected]
 
 
 def prove_estimator(
@@ -123,9 +124,9 @@ def prove_onnx(
     names = names_for(recipe, guess, model, samples)
     schema = schema_of(recipe, guess, samples, names)
     numbers = next((t.dtype for t in guess.inputs if t.dtype != "string"), "string")
-    rtol, atol = tolerances(recipe, samples)
+    rtol, atol, spread = tolerances(recipe)
     against = "both engines only" if expected.empty else "expected columns of the samples"
-    report = parity.Report(rtol, atol, against, numbers)
+    report = Report(rtol, atol, against, numbers)
     try:
         parity.compare_all(model, schema, None, samples, report)
     except RunError as error:
@@ -133,11 +134,28 @@ def prove_onnx(
             f"the device does not take the model: {error.what}",
             next="correct [columns] and [model_io] in bundle.toml",
         ) from error
+    _check_labels(model, schema, samples)
     if not expected.empty:
-        _compare_expected(model, schema, samples, expected, report)
+        _compare_expected(model, schema, samples, expected, report, spread=spread)
     if not report.ok:
         raise _refusal(report)
     return Proven(Onnx(model, schema, numbers), report)
+
+
+def _check_labels(model: bytes, schema: Schema, samples: pd.DataFrame) -> None:
+    """Refuse a graph whose labels are none of the classes that were named or guessed."""
+    if schema.task not in CLASSED:
+        return
+    said = run_official(official_session(model), schema, samples)
+    known = (said.label >= 0) | (
+        np.isnan(said.scores).any(axis=1) if said.scores is not None else False
+    )
+    if not known.all():
+        raise ConversionError(
+            f"the label of {int((~known).sum())} of {len(samples)} samples is none of the classes "
+            f"{', '.join(schema.output.names[:6])}",
+            next="correct classes in [model_io] of bundle.toml",
+        )
 
 
 def _compare_expected(
@@ -145,11 +163,15 @@ def _compare_expected(
     schema: Schema,
     samples: pd.DataFrame,
     expected: pd.DataFrame,
-    report: parity.Report,
+    report: Report,
+    *,
+    spread: bool,
 ) -> None:
     got = run_official(official_session(model), schema, samples)
     want = expected_answers(schema, expected, got)
-    parity.judge(schema, want, got, ("held-out", "", 0), report.groups["held-out"], report)
+    if spread and want.scores is not None:
+        report.spread = spread_of(want.scores)
+    judge(schema, want, got, ("held-out", "", 0), report.groups["held-out"], report)
 
 
 def expected_answers(schema: Schema, expected: pd.DataFrame, got: Scored) -> Scored:
@@ -164,10 +186,9 @@ def expected_answers(schema: Schema, expected: pd.DataFrame, got: Scored) -> Sco
     for column in expected.columns:
         name = str(column).removeprefix(EXPECTED)
         if name == "label" and schema.task in CLASSED:
-            index = {text: i for i, text in enumerate(names)}
-            label = np.array([index.get(class_text(v), -1) for v in expected[column]], np.int16)
+            label = _indexes(names, [class_text(item) for item in expected[column]])
         elif name in names and scores is not None:
-            scores[:, names.index(name)] = expected[column].to_numpy(float)
+            scores[:, names.index(name)] = _numbers(expected[column])
         else:
             raise DataError(
                 f"the samples' column {column} names nothing that the model answers",
@@ -176,7 +197,25 @@ def expected_answers(schema: Schema, expected: pd.DataFrame, got: Scored) -> Sco
     return Scored(label, scores)
 
 
-def _refusal(report: parity.Report) -> ParityError:
+def _indexes(names: Sequence[str], classes: Sequence[str]) -> Any:
+    index = {name: place for place, name in enumerate(names)}
+    unknown = sorted(set(classes) - set(index))
+    if unknown:
+        raise DataError(
+            f"the samples expect {', '.join(unknown[:5])}, but the classes are {', '.join(names)}",
+            next="correct expected_label in the samples, or classes in [model_io]",
+        )
+    return np.array([index[item] for item in classes], np.int16)
+
+
+def _numbers(values: pd.Series[Any]) -> Any:
+    try:
+        return values.to_numpy(float)
+    except (TypeError, ValueError):
+        raise DataError(f"the samples' column {values.name} does not hold numbers only") from None
+
+
+def _refusal(report: Report) -> ParityError:
     if report.device_different:
         return ParityError(
             f"the device's session answers {report.device_different} of {report.device_rows} rows "
@@ -185,7 +224,7 @@ def _refusal(report: parity.Report) -> ParityError:
             report=report,
         )
     first = report.differences[0]
-    rows = ", ".join(str(item.row) for item in report.differences[:5])
+    rows = ", ".join(str(row) for row in sorted({item.row for item in report.differences})[:5])
     count = sum(group.different for group in report.groups.values())
     return ParityError(
         f"the model answers {count} rows otherwise than the samples expect: rows {rows}: "

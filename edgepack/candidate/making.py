@@ -28,7 +28,7 @@ from edgepack.convert.feed import (
     batch_of,
     numpy_dtype,
 )
-from edgepack.convert.parity import Report
+from edgepack.convert.verdict import Report
 from edgepack.errors import ConversionError
 from edgepack.recipe import Recipe
 from edgepack.train.fit import Split, split

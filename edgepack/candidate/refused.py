@@ -27,7 +27,7 @@ def explained(ws: Workspace, name: str) -> Iterator[None]:
         yield
     except ParityError as error:
         from edgepack.convert.page import parity_page
-        from edgepack.convert.parity import Report
+        from edgepack.convert.verdict import Report
 
         if isinstance(error.report, Report):
             ws.disk.mkdir(page.parent)

@@ -14,7 +14,7 @@ from edgepack.convert.families import refuse, unwrap
 from edgepack.convert.normal import join_labels, normalise, retype, unflatten, unzip
 from edgepack.convert.words import MISSING_TEXT
 from edgepack.errors import ConversionError, DataError
-from edgepack.fitted import Fitted, class_text
+from edgepack.fitted import CLASSED, Fitted, class_text
 from edgepack.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ def export(fitted: Fitted, frame: pd.DataFrame, *, numbers: str, onnxruntime: st
     if recipe.task == "labels" and len(proto.graph.output) > 1:
         join_labels(proto, proto.graph.output[1].name)
     output = _output(recipe, fitted, estimator, proto)
+    check_scores(recipe, output.scores, f"a {type(estimator).__name__}")
     model = normalise(proto, opsets_for(onnxruntime), keep=_kept(output), classes=_classes(fitted))
     schema = Schema(
         task=recipe.task,
@@ -167,6 +168,25 @@ def export(fitted: Fitted, frame: pd.DataFrame, *, numbers: str, onnxruntime: st
         label_delay_s=recipe.label_delay_s,
     )
     return Onnx(model, schema, numbers)
+
+
+def check_scores(recipe: Recipe, scores: str | None, what: str) -> None:
+    """Refuse what the recipe asks of probabilities where there are none.
+
+    Raises:
+        ConversionError: A threshold or a confidence would be ignored without a word.
+    """
+    if recipe.task not in CLASSED or scores is not None:
+        return
+    for name, given in (
+        ("threshold", recipe.threshold != 0.5),
+        ("[abstain] confidence", recipe.confidence is not None),
+    ):
+        if given:
+            raise ConversionError(
+                f"{name} needs probabilities, and {what} gives labels only",
+                next="use a model with predict_proba, such as CalibratedClassifierCV around it",
+            )
 
 
 def input_tensors(estimator: Any, fed: Sequence[Column], numbers: str) -> tuple[ModelInput, ...]:

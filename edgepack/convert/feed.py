@@ -13,6 +13,7 @@ import numpy as np
 
 from device_runtime.format.batch import MISSING_CODE, Batch, Text
 from device_runtime.format.schema import DTYPES, MISSING_TIME, Column, Schema
+from device_runtime.model.answers import label_index
 from edgepack.errors import ConversionError, DataError
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _labels(
     if schema.task == "binary" and scores is not None and not by_label:
         return np.asarray(scores[:, -1] >= schema.threshold).astype(np.int16)
     if output.label is not None:
-        names = {name: index for index, name in enumerate(output.names)}
-        raw = np.asarray(answers[output.label]).reshape(n)
-        return np.array([names.get(str(x), -1) for x in raw], np.int16)
+        index = label_index(schema)
+        raw = np.asarray(answers[output.label]).reshape(n).tolist()
+        return np.array([index.get(item, -1) for item in raw], np.int16)
     return np.asarray(np.argmax(scores, axis=1), np.int16)

@@ -11,7 +11,7 @@ import numpy as np
 from device_runtime.errors import EdgepackError
 from device_runtime.format.schema import ModelInput, ModelOutput, Schema
 from device_runtime.model.graph import GraphFacts, TensorFacts, inspect_graph
-from edgepack.convert.export import columns_of
+from edgepack.convert.export import check_scores, columns_of
 from edgepack.convert.normal import tidy
 from edgepack.errors import ConversionError, DataError
 from edgepack.fitted import CLASSED
@@ -142,6 +142,11 @@ def _inputs(
 
 def _check_width(tensor: TensorFacts, wanted: Sequence[str]) -> None:
     shape = tensor.shape
+    if shape and shape[0] > 0:
+        raise ConversionError(
+            f"tensor {tensor.name} takes exactly {shape[0]} rows at a time",
+            next="export the model with a free first dimension (torch: dynamic_axes)",
+        )
     if shape is None or len(shape) < 2:
         if shape is not None and len(shape) == 1:
             raise ConversionError(
@@ -178,6 +183,11 @@ def schema_of(recipe: Recipe, guess: Guess, samples: pd.DataFrame, names: Sequen
     by_name = {column.name: column for column in columns}
     for tensor in guess.inputs:
         for name in tensor.columns:
+            if by_name[name].dtype == "timestamp":
+                raise ConversionError(
+                    f"column {name} is a time and cannot be fed to a model",
+                    next="name it as time in [columns], or make numbers of it in the samples",
+                )
             text = by_name[name].dtype == "string"
             if text != (tensor.dtype == "string"):
                 raise ConversionError(
@@ -186,6 +196,7 @@ def schema_of(recipe: Recipe, guess: Guess, samples: pd.DataFrame, names: Sequen
                     next=HINT,
                 )
     label = guess.label if recipe.task in CLASSED else None
+    check_scores(recipe, guess.scores, "the graph")
     output = ModelOutput(tuple(names), guess.scores, label, guess.label_dtype, guess.scores_dtype)
     return Schema(
         task=recipe.task,
@@ -205,6 +216,11 @@ def names_for(recipe: Recipe, guess: Guess, model: bytes, samples: pd.DataFrame)
         ConversionError: The graph gives another number of scores than names.
     """
     names = [str(item) for item in recipe.model_io.get("classes", recipe.names)]
+    if not names and guess.scores is None:
+        raise ConversionError(
+            "the graph gives a label only, and nobody says which there are",
+            next='name them: classes = ["…", "…"] in [model_io] of bundle.toml',
+        )
     if recipe.task == "quantiles":
         names = [f"{level:g}" for level in recipe.quantiles]
     width = _measured_width(guess, model, samples)

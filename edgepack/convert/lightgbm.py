@@ -77,8 +77,7 @@ def trees_of(model: Any) -> tuple[list[Tree], int, dict[str, Any]]:
     dump = model.booster_.dump_model()
     width = int(dump.get("num_tree_per_iteration", 1))
     trees = [
-        _tree(info["tree_structure"], index % width)
-        for index, info in enumerate(dump["tree_info"])
+        _tree(info["tree_structure"], index % width) for index, info in enumerate(dump["tree_info"])
     ]
     return trees, width, dump
 

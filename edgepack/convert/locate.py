@@ -10,7 +10,8 @@ import numpy as np
 
 from edgepack.convert.export import Onnx, input_tensors, tensors_to_proto
 from edgepack.convert.feed import feeds, official_session, run_official
-from edgepack.convert.parity import Difference, original
+from edgepack.convert.parity import original
+from edgepack.convert.verdict import Difference
 from edgepack.fitted import estimator_rows, missing_text
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from edgepack.convert.parity import Report
+from edgepack.convert.verdict import Report
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
@@ -23,16 +23,24 @@ def parity_page(name: str, report: Report) -> str:
         (kind, f"{g.rows:,}", f"{g.refused:,}", f"{g.different:,}", f"{g.ties:,}", f"{g.worst:.2g}")
         for kind, g in report.groups.items()
     ]
-    head = ("rows", "compared", "refused by both", "different", "ties", "largest difference")
+    head = (
+        "rows",
+        "compared",
+        "refused by the trained one",
+        "different",
+        "ties",
+        "largest difference",
+    )
     first = (
         f"<p class={verdict[0]}><b>The ONNX model answers {verdict[1]}.</b> "
         f"{escape(report.line())}.</p>"
     )
+    unit = " of the spread of each score" if report.spread else ""
     words = (
-        f"<p>Tolerance: {report.rtol:g} relative, {report.atol:g} absolute. Numeric inputs are "
-        f"{report.numbers}. The device's own session was compared with onnxruntime's binding on "
-        f"{report.device_rows:,} rows: {report.device_different} differ in a bit. A tie is a label "
-        "that hangs on less than the tolerance; it may fall either way.</p>"
+        f"<p>Tolerance: {report.rtol:g} relative, {report.atol:g}{unit} absolute. Numeric inputs "
+        f"are {report.numbers}. The device's own session was compared with onnxruntime's binding "
+        f"on {report.device_rows:,} rows: {report.device_different} differ in a bit. A tie is a "
+        "label that hangs on less than the tolerance; it may fall either way.</p>"
     )
     parts = [first, _table(head, groups), words]
     if report.differences:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,8 @@ import numpy as np
 from device_runtime.format.schema import Schema
 from device_runtime.model.session import open_session
 from edgepack.convert.feed import ROWS, Scored, batch_of, official_session, run_official
-from edgepack.convert.hostile import hostile_rows, thresholds_of
+from edgepack.convert.hostile import base_rows, hostile_rows, thresholds_of
+from edgepack.convert.verdict import Group, Report, judge, spread_of
 from edgepack.errors import ConversionError
 from edgepack.fitted import class_text, estimator_rows, missing_text, scores_of
 
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
 
 RTOL = 1e-5
 ATOL = 1e-5
-SHOWN = 20  # differences that a report lists
+SPREAD = 256  # real rows that say how far the scores of a model spread
+ONE_BY_ONE = 64  # refused rows of a kind that are looked for among those that are not
+# What an estimator says to rows that it does not take.
+REFUSED = (ValueError, TypeError, KeyError, IndexError, OverflowError)
 ORIGINAL = Callable[["pd.DataFrame"], Scored]
 Rows = tuple[str, str, int, "pd.DataFrame"]  # kind, column or "", number of the first row, rows
 
@@ -45,120 +50,6 @@ class Voices:
     device: Any
     schema: Schema
     ask: ORIGINAL | None
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One answer that is not the same.
-
-    Attributes:
-        kind: `held-out`, or what was done to the row.
-        column: Which column was changed; "" for none.
-        row: Number of the row within its kind.
-        name: Which score or label.
-        expected: The trained model's.
-        got: The ONNX model's.
-    """
-
-    kind: str
-    column: str
-    row: int
-    name: str
-    expected: float | str
-    got: float | str
-
-
-@dataclass(slots=True)
-class Group:
-    """Figures of one kind of rows.
-
-    Attributes:
-        rows: Compared.
-        refused: Rows that the trained model itself refused; nothing to compare.
-        different: Rows that differ beyond the tolerance.
-        ties: Labels that differ where the scores are equal within the tolerance.
-        worst: Largest difference of a score: absolute, relative where the score is above 1.
-    """
-
-    rows: int = 0
-    refused: int = 0
-    different: int = 0
-    ties: int = 0
-    worst: float = 0.0
-
-
-@dataclass(slots=True)
-class Report:
-    """The whole of parity.json.
-
-    Attributes:
-        rtol: Relative tolerance.
-        atol: Absolute tolerance.
-        against: `the trained model`, `expected columns of the samples`, or `both engines only`.
-        numbers: Element type of the numeric inputs.
-        groups: Kind → figures; `held-out` is the real rows.
-        device_rows: Rows on which the device's session was compared with the official binding.
-        device_different: ... and differed in a single bit.
-        differences: The first of them.
-        step: Step of the pipeline where the outputs part, if it was looked for.
-        notes: What was decided because of what was found.
-    """
-
-    rtol: float
-    atol: float
-    against: str
-    numbers: str
-    groups: dict[str, Group] = field(default_factory=dict)
-    device_rows: int = 0
-    device_different: int = 0
-    differences: list[Difference] = field(default_factory=list)
-    step: str = ""
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether the model may be signed."""
-        return not self.device_different and not any(g.different for g in self.groups.values())
-
-    @property
-    def rows(self) -> int:
-        """Real rows compared."""
-        return self.groups["held-out"].rows if "held-out" in self.groups else 0
-
-    @property
-    def hostile(self) -> int:
-        """Hostile rows compared."""
-        return sum(group.rows for kind, group in self.groups.items() if kind != "held-out")
-
-    @property
-    def ties(self) -> int:
-        """Ties that fell the other way."""
-        return sum(group.ties for group in self.groups.values())
-
-    @property
-    def worst(self) -> float:
-        """Largest difference of a score on real rows."""
-        return self.groups["held-out"].worst if "held-out" in self.groups else 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the JSON object of the report."""
-        return {
-            "format": "edgepack-parity",
-            "version": 1,
-            "ok": self.ok,
-            "rows": self.rows,
-            "hostile_rows": self.hostile,
-            "ties": self.ties,
-            "worst": self.worst,
-            **asdict(self),
-        }
-
-    def line(self) -> str:
-        """Return the report in one line."""
-        return (
-            f"{self.rows:,} real and {self.hostile:,} hostile rows, largest difference "
-            f"{self.worst:.1g}, {self.ties} ties, against {self.against}"
-        )
 
 
 def original(estimator: Any, schema: Schema, inputs: Sequence[str]) -> ORIGINAL:
@@ -187,6 +78,20 @@ def original(estimator: Any, schema: Schema, inputs: Sequence[str]) -> ORIGINAL:
         return Scored(np.array([names[class_text(item)] for item in said], np.int16), scores)
 
     return ask
+
+
+def spread_among(ask: ORIGINAL, held: pd.DataFrame) -> list[float]:
+    """Return how far each score of the trained model spreads over some of the real rows."""
+    some = base_rows(held, SPREAD)
+    try:
+        parts = [ask(some)]
+    except REFUSED:
+        parts = []
+        for row in range(len(some)):
+            with suppress(*REFUSED):
+                parts.append(ask(some.iloc[[row]]))
+    scores = [part.scores for part in parts if part.scores is not None]
+    return spread_of(np.concatenate(scores)) if scores else []
 
 
 # Their predict() is the first largest of predict_proba(), in scikit-learn's own code: asking both
@@ -236,14 +141,17 @@ def compare_all(
         hostile: Whether to make hostile rows of the real ones as well.
 
     Raises:
-        ConversionError: The model answers differently when asked twice.
+        ConversionError: The model answers differently when asked twice, or when a row is alone; or
+            the trained model answers none of the real rows.
     """
     voices = Voices(official_session(model), open_session(model, schema), schema, ask)
     try:
         _twice(voices.official, schema, held)
+        _alone(voices.official, schema, held)
         for start in range(0, len(held), ROWS):
             part = held.iloc[start : start + ROWS]
             _compare(voices, [("held-out", "", start, part)], report)
+        _check_compared(ask, held, report)
         made = hostile_rows(schema, held, thresholds_of(model)) if hostile else ()
         for several in _batches(made):
             _compare(voices, several, report)
@@ -282,6 +190,44 @@ def _twice(session: Any, schema: Schema, held: pd.DataFrame) -> None:
         )
 
 
+def _alone(session: Any, schema: Schema, held: pd.DataFrame) -> None:
+    """Refuse a model whose answer to a row hangs on the other rows that are asked with it."""
+    base = base_rows(held)
+    whole = run_official(session, schema, base)
+    ones = [run_official(session, schema, base.iloc[[row]]) for row in range(len(base))]
+    if whole.scores is None:
+        same = all(one.label[0] == label for one, label in zip(ones, whole.label, strict=True))
+    else:
+        said = np.concatenate([one.scores for one in ones if one.scores is not None])
+        slack = 100 * ATOL * np.asarray(spread_of(whole.scores))
+        same = np.allclose(said, whole.scores, rtol=100 * RTOL, atol=slack, equal_nan=True)
+    if not same:
+        raise ConversionError(
+            "the model answers a row otherwise when it is asked alone than among other rows",
+            next="export it for inference: nothing may be normalised or averaged over the rows",
+        )
+
+
+def _check_compared(ask: ORIGINAL | None, held: pd.DataFrame, report: Report) -> None:
+    """Refuse a proof of nothing; note the real rows that could not be compared."""
+    refused = report.groups["held-out"].refused
+    if refused:
+        report.notes.append(
+            f"{refused:,} real rows were refused by the trained model itself and not compared"
+        )
+    if report.rows or ask is None:
+        return
+    try:
+        ask(held.iloc[:1])
+        why = ""
+    except REFUSED as error:
+        why = ": " + " ".join(str(error).split())[:200]
+    raise ConversionError(
+        f"the trained model refuses all {refused:,} real rows, so nothing is proven{why}",
+        next="give rows that it takes",
+    )
+
+
 def _same_bits(one: Scored, two: Scored) -> bool:
     if not np.array_equal(one.label, two.label):
         return False
@@ -291,7 +237,10 @@ def _same_bits(one: Scored, two: Scored) -> bool:
 
 
 def _compare(voices: Voices, several: Sequence[Rows], report: Report) -> None:
-    """Ask all voices about several kinds of rows at once; one by one if the estimator refuses."""
+    """Ask all voices about several kinds of rows at once, about fewer where the estimator refuses.
+
+    It refuses a whole batch for one bad row: halves are asked until the bad rows are found.
+    """
     import pandas as pd
 
     schema = voices.schema
@@ -301,11 +250,12 @@ def _compare(voices: Voices, several: Sequence[Rows], report: Report) -> None:
         with np.errstate(all="ignore"):
             want = voices.ask(whole) if voices.ask is not None else None
         refused = False
-    except (ValueError, TypeError, OverflowError):
+    except REFUSED:
         want, refused = None, True
-    if refused and len(several) > 1:
-        for one in several:
-            _compare(voices, [one], report)
+    parts = _fewer(several, report) if refused else []
+    for part in parts:
+        _compare(voices, part, report)
+    if parts:
         return
     got = run_official(voices.official, schema, whole)
     theirs = device_scored(voices.device, schema, whole)
@@ -314,7 +264,7 @@ def _compare(voices: Voices, several: Sequence[Rows], report: Report) -> None:
         report.device_different += _count_different(got, theirs)
     start = 0
     for kind, column, first, rows in several:
-        part = slice(start, start + len(rows))
+        here = slice(start, start + len(rows))
         start += len(rows)
         group = report.groups.setdefault(kind, Group())
         if refused:
@@ -323,7 +273,19 @@ def _compare(voices: Voices, several: Sequence[Rows], report: Report) -> None:
         group.rows += len(rows)
         if want is not None:
             where = (kind, column, first)
-            judge(schema, _part(want, part), _part(got, part), where, group, report)
+            judge(schema, _part(want, here), _part(got, here), where, group, report)
+
+
+def _fewer(several: Sequence[Rows], report: Report) -> list[list[Rows]]:
+    """Return refused rows in smaller parts; nothing for a single row, or after too many."""
+    if len(several) > 1:
+        return [[one] for one in several]
+    ((kind, column, first, rows),) = several
+    half = len(rows) // 2
+    if not half or report.groups.setdefault(kind, Group()).refused >= ONE_BY_ONE:
+        return []
+    halves = ((first, rows.iloc[:half]), (first + half, rows.iloc[half:]))
+    return [[(kind, column, start, part)] for start, part in halves]
 
 
 def _part(scored: Scored, part: slice) -> Scored:
@@ -336,53 +298,3 @@ def _count_different(one: Scored, two: Scored) -> int:
         same = (one.scores == two.scores) | (np.isnan(one.scores) & np.isnan(two.scores))
         wrong = wrong | ~same.all(axis=1)
     return int(wrong.sum())
-
-
-def judge(
-    schema: Schema,
-    want: Scored,
-    got: Scored,
-    where: tuple[str, str, int],
-    group: Group,
-    report: Report,
-) -> None:
-    """Compare two answers to the same rows; fill the group and list the first differences."""
-    kind, column, first = where
-    bad = np.zeros(len(want.label), bool)
-    if want.scores is not None and got.scores is not None:
-        a, b = want.scores.astype(np.float64), got.scores.astype(np.float64)
-        if a.shape != b.shape:
-            raise ConversionError(
-                f"the ONNX model gives {b.shape[1]} scores a row, the trained one {a.shape[1]}"
-            )
-        close = np.isclose(b, a, rtol=report.rtol, atol=report.atol, equal_nan=True)
-        with np.errstate(invalid="ignore", over="ignore"):
-            gap = np.abs(a - b) / np.maximum(1.0, np.abs(a))
-        gap = gap[np.isfinite(gap)]
-        group.worst = max(group.worst, float(gap.max()) if gap.size else 0.0)
-        bad |= ~close.all(axis=1)
-        for row, index in np.argwhere(~close)[: SHOWN - len(report.differences)]:
-            name = schema.output.names[index] if index < len(schema.output.names) else str(index)
-            pair = float(a[row, index]), float(b[row, index])
-            report.differences.append(Difference(kind, column, first + int(row), name, *pair))
-    wrong = want.label != got.label
-    tied = wrong & ties(schema, want, report.atol + report.rtol)
-    group.ties += int(tied.sum())
-    for row in np.flatnonzero(wrong & ~tied)[: max(0, SHOWN - len(report.differences))]:
-        names = (*schema.output.names, "?")
-        pair_text = names[want.label[row]], names[got.label[row]]
-        report.differences.append(Difference(kind, column, first + int(row), "label", *pair_text))
-    group.different += int((bad | (wrong & ~tied)).sum())
-
-
-def ties(schema: Schema, scored: Scored, slack: float) -> np.ndarray[Any, Any]:
-    """Return, per row, whether the label hangs on less than the tolerance."""
-    if scored.scores is None:
-        return np.zeros(len(scored.label), bool)
-    if schema.task == "binary":
-        near: np.ndarray[Any, Any] = np.abs(scored.scores[:, -1] - schema.threshold) <= slack
-        return near
-    if schema.task != "classes" or scored.scores.shape[1] < 2:
-        return np.zeros(len(scored.label), bool)
-    top = np.sort(scored.scores, axis=1)
-    return np.asarray(top[:, -1] - top[:, -2] <= 2 * slack)

@@ -15,6 +15,7 @@ from edgepack.convert.export import Onnx, export
 from edgepack.convert.families import number_types, unwrap
 from edgepack.convert.feed import official_session, run_official
 from edgepack.convert.hostile import base_rows, with_value
+from edgepack.convert.verdict import Report
 from edgepack.convert.words import UNSEEN
 from edgepack.errors import ConversionError, ParityError
 from edgepack.fitted import Fitted
@@ -23,7 +24,7 @@ from edgepack.recipe import Recipe
 if TYPE_CHECKING:
     import pandas as pd
 
-_REFUSED = (ValueError, TypeError, KeyError, IndexError, OverflowError)
+VALUES = 1e-6  # of the spread of a value: absolute tolerance
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +37,20 @@ class Proven:
     """
 
     onnx: Onnx
-    report: parity.Report
+    report: Report
 
 
-def tolerances(recipe: Recipe, held: pd.DataFrame) -> tuple[float, float]:
-    """Return (rtol, atol): the recipe's, else 1e-5 and, for values, 1e-5 of their spread."""
-    atol = parity.ATOL
-    known = recipe.target and set(recipe.target) <= set(held.columns)
-    if recipe.task in ("regression", "quantiles") and known:
-        spread = float(np.std(held[list(recipe.target)].to_numpy(float)))
-        atol = max(1e-6 * spread, 1e-12)
+def tolerances(recipe: Recipe) -> tuple[float, float, bool]:
+    """Return (rtol, atol, whether atol counts in the spread of each score).
+
+    The recipe's, else 1e-5 for probabilities; of the spread, 1e-6 for values and 1e-5 for scores.
+    """
+    free = recipe.task in ("regression", "quantiles", "scores")
+    atol = VALUES if free and recipe.task != "scores" else parity.ATOL
     return (
         parity.RTOL if recipe.rtol is None else recipe.rtol,
         atol if recipe.atol is None else recipe.atol,
+        free and recipe.atol is None,
     )
 
 
@@ -78,16 +80,17 @@ def prove(
     """
     estimator = unwrap(fitted.estimator)
     dtypes = {frame[name].dtype.name for name in fitted.inputs if frame[name].dtype != object}
-    rtol, atol = tolerances(fitted.recipe, held)
+    rtol, atol, spread = tolerances(fitted.recipe)
     best: Proven | None = None
     trouble: ConversionError | None = None
     for numbers in number_types(estimator, dtypes):
         try:
             made = export(fitted, frame, numbers=numbers, onnxruntime=onnxruntime)
-            report = parity.Report(rtol, atol, "the trained model", numbers)
-            made, notes = settle(made, estimator, held, (rtol, atol))
-            report.notes += notes
+            report = Report(rtol, atol, "the trained model", numbers)
             ask = parity.original(estimator, made.schema, fitted.inputs)
+            report.spread = parity.spread_among(ask, held) if spread else []
+            made, notes = settle(made, ask, held, report)
+            report.notes += notes
             parity.compare_all(made.model, made.schema, ask, held, report, hostile=hostile)
         except ConversionError as error:
             trouble = trouble or error
@@ -108,7 +111,7 @@ def prove(
 
 
 def settle(
-    made: Onnx, estimator: Any, held: pd.DataFrame, tolerance: tuple[float, float]
+    made: Onnx, ask: parity.ORIGINAL, held: pd.DataFrame, report: Report
 ) -> tuple[Onnx, list[str]]:
     """Let the schema admit missing values and unseen categories exactly where both models agree.
 
@@ -119,10 +122,8 @@ def settle(
     schema = made.schema
     session = official_session(made.model)
     base = base_rows(held)
-    inputs = [column.name for column in schema.fed]
-    ask = parity.original(estimator, schema, inputs)
     probes = _probes(schema)
-    good = _agreed(probes, base, ask, session, schema, tolerance)
+    good = _agreed(probes, base, ask, session, schema, report)
     notes = []
     changed = {column.name: column for column in schema.columns}
     for (column, value), agreed in zip(probes, good, strict=True):
@@ -155,15 +156,15 @@ def _agreed(
     ask: parity.ORIGINAL,
     session: Any,
     schema: Schema,
-    tolerance: tuple[float, float],
+    report: Report,
 ) -> list[bool]:
     """Return, per probe, whether both models take it and answer the same."""
     import pandas as pd
 
     frames = [with_value(base, column, value) for column, value in probes]
-    if frames and _agree(ask, session, schema, pd.concat(frames, ignore_index=True), tolerance):
+    if frames and _agree(ask, session, schema, pd.concat(frames, ignore_index=True), report):
         return [True] * len(frames)
-    return [_agree(ask, session, schema, frame, tolerance) for frame in frames]
+    return [_agree(ask, session, schema, frame, report) for frame in frames]
 
 
 def _agree(
@@ -171,7 +172,7 @@ def _agree(
     session: Any,
     schema: Schema,
     rows: pd.DataFrame,
-    tolerance: tuple[float, float],
+    report: Report,
 ) -> bool:
     try:
         with np.errstate(all="ignore"):
@@ -183,7 +184,7 @@ def _agree(
         return bool((want.label == got.label).all())
     if not np.isfinite(want.scores).all():
         return False
-    return bool(np.allclose(got.scores, want.scores, rtol=tolerance[0], atol=tolerance[1]))
+    return bool(np.allclose(got.scores, want.scores, rtol=report.rtol, atol=report.slack))
 
 
 def refusal(proven: Proven, fitted: Fitted, held: pd.DataFrame) -> ParityError:

@@ -119,8 +119,8 @@ def _look_onnx(data: bytes, frame: pd.DataFrame) -> tuple[str, list[str], list[s
     if guess.scores:
         key = "probabilities" if guess.label else "scores"
         io.append(f"{key} = {quoted(guess.scores)}")
-    if task in ("binary", "classes") and width > 0:
-        seen = _seen_classes(frame, width)
+    seen = _seen_classes(frame, width) if task in ("binary", "classes") else []
+    if seen:
         io.append(f"classes = [{', '.join(quoted(item) for item in seen)}]")
     return task, columns, io
 
@@ -129,7 +129,7 @@ def _seen_classes(frame: pd.DataFrame, width: int) -> list[str]:
     label = f"{EXPECTED}label"
     if label in frame.columns:
         found = sorted({class_text(item) for item in frame[label].dropna()})
-        if len(found) == width:
+        if len(found) == width or width <= 0:
             return found
     named = [str(name).removeprefix(EXPECTED) for name in frame.columns]
     pairs = zip(named, frame.columns, strict=True)

@@ -20,8 +20,10 @@ from sklearn.ensemble import (
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OrdinalEncoder, StandardScaler
+from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from edgepack.convert.export import export
@@ -29,7 +31,7 @@ from edgepack.convert.feed import official_session, run_official
 from edgepack.convert.forest import floor32
 from edgepack.convert.locate import around
 from edgepack.convert.prove import prove
-from edgepack.errors import ConversionError, ParityError
+from edgepack.errors import ConversionError, DataError, ParityError
 from edgepack.fitted import Fitted, names_of
 from edgepack.recipe import Recipe
 from edgepack.tables import prepare
@@ -227,3 +229,80 @@ def test_too_old_an_onnxruntime_is_refused():
     fitted = Fitted(recipe, model, ("a", "b"), ("value",), 0, 400)
     with pytest.raises(ConversionError, match=r"onnxruntime 1\.2 is too old"):
         export(fitted, frame, numbers="float64", onnxruntime="1.2")
+
+
+def strict():
+    """A pipeline that refuses words which it never saw."""
+    codes = make_column_transformer((OrdinalEncoder(), ["word"]), remainder="passthrough")
+    return make_pipeline(codes, LogisticRegression())
+
+
+def test_one_row_that_training_refuses_does_not_hide_the_others():
+    frame = table()
+    frame.loc[350, "word"] = "purple"
+    report = proven(strict(), inputs=("word", "a"), frame=frame).report
+    assert (report.rows, report.groups["held-out"].refused) == (99, 1)
+    assert "1 real rows were refused by the trained model itself" in "".join(report.notes)
+
+
+def test_a_proof_of_no_row_is_none():
+    frame = table()
+    frame.loc[300:, "word"] = "purple"
+    with pytest.raises(ConversionError, match="refuses all 100 real rows, so nothing is proven"):
+        proven(strict(), inputs=("word", "a"), frame=frame)
+
+
+def test_a_value_of_billionths_is_held_against_its_own_spread(monkeypatch):
+    from edgepack.convert import parity
+
+    frame = table().assign(value=lambda f: f["value"] * 1e-9)
+    assert proven(LinearRegression(), target="value", task="regression", frame=frame).report.ok
+    ask = parity.scores_of
+    monkeypatch.setattr(parity, "scores_of", lambda *a: ask(*a) * 1.001)
+    for task in ("regression", "scores"):
+        with pytest.raises(ParityError):
+            proven(LinearRegression(), target="value", task=task, frame=frame)
+
+
+def test_several_values_are_held_against_their_own_spreads(monkeypatch):
+    from edgepack.convert import parity
+
+    frame = table().assign(value=lambda f: f["value"] * 1e5, ratio=lambda f: f["a"] * 1e-3)
+
+    def both():
+        recipe = Recipe(Path(), "trial", "regression", "field", target=("value", "ratio"))
+        model = LinearRegression().fit(frame[["a", "b"]], frame[["value", "ratio"]])
+        fitted = Fitted(recipe, model, ("a", "b"), ("value", "ratio"), 0, 400)
+        return prove(fitted, frame, frame)
+
+    assert both().report.ok
+    ask = parity.scores_of
+    monkeypatch.setattr(parity, "scores_of", lambda *a: ask(*a) * [1, 1.01])
+    with pytest.raises(ParityError, match="ratio"):
+        both()
+
+
+def test_a_threshold_or_a_confidence_without_probabilities_is_refused():
+    for more, named in (({"threshold": 0.3}, "threshold"), ({"confidence": 0.7}, "confidence")):
+        with pytest.raises(ConversionError, match=f"{named} needs probabilities, and a LinearSVC"):
+            proven(LinearSVC(), **more)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        (False, "the label odd was false in every row"),
+        (True, "the label odd was true in every row"),
+        (np.tile(["ja", "nein"], 200), "has the classes ja, nein: it must be true or false"),
+        (np.arange(400) % 3, "has the classes 0, 1, 2: it must be true or false"),
+    ],
+    ids=["never", "always", "words", "three"],
+)
+def test_a_label_that_is_not_yes_or_no_is_refused(values, named):
+    frame = table().assign(odd=values)
+    recipe = Recipe(Path(), "trial", "labels", "field", target=("y", "odd"))
+    model = MultiOutputClassifier(RandomForestClassifier(3))
+    model.fit(frame[["a", "b"]], frame[["y", "odd"]].astype(object).to_numpy().astype(str))
+    model.classes_ = [np.unique(frame[name]) for name in ("y", "odd")]
+    with pytest.raises(DataError, match=named):
+        names_of(recipe, model)

@@ -238,6 +238,98 @@ def test_a_schema_that_does_not_fit_the_model_is_one_line(tmp_path, samples):
         assert named in caught.value.line()
 
 
+def test_a_row_must_not_hang_on_the_rows_beside_it(tmp_path, samples):
+    nodes = [
+        helper.make_node("MatMul", ["X", "W"], ["raw"]),
+        helper.make_node("Softmax", ["raw"], ["probabilities"], axis=0),
+        helper.make_node("ArgMax", ["raw"], ["label"], axis=1, keepdims=0),
+    ]
+    ws = begun(tmp_path, linear_onnx(tmp_path / "m.onnx", nodes=nodes), samples)
+    with pytest.raises(ConversionError, match="alone than among other rows"):
+        train_recipe(ws)
+
+
+def test_int_labels_may_have_names(tmp_path):
+    frame = (table()[INPUTS] - table()[INPUTS].mean()).astype(np.float32)
+    raw = frame.to_numpy() @ (np.arange(6).reshape(3, 2) / 10).astype(np.float32)
+    frame["expected_label"] = np.where(raw.argmax(axis=1), "yes", "no")
+    frame.to_parquet(tmp_path / "s.parquet")
+    ws = begun(tmp_path, linear_onnx(tmp_path / "m.onnx"), tmp_path / "s.parquet")
+    candidate, _ = train_recipe(ws)
+    assert candidate.schema.output.names == ("no", "yes")
+    path = ws.recipe_folder() / "bundle.toml"
+    text = path.read_text()
+    for classes, error, named in (
+        ('["a", "b"]', DataError, "the samples expect no, yes, but the classes are a, b"),
+        ('["7", "8"]', ConversionError, "is none of the classes 7, 8"),
+    ):
+        path.write_text(text.replace('["no", "yes"]', classes))
+        with pytest.raises(error, match=named):
+            train_recipe(ws)
+
+
+def test_expected_columns_keep_to_their_rows_when_time_sorts_them(tmp_path):
+    frame = table()[[*INPUTS, "time"]].astype(dict.fromkeys(INPUTS, np.float32))
+    frame[INPUTS] -= frame[INPUTS].mean()
+    raw = frame[INPUTS].to_numpy() @ (np.arange(6).reshape(3, 2) / 10).astype(np.float32)
+    frame["expected_label"] = raw.argmax(axis=1)
+    frame.iloc[::-1].to_parquet(tmp_path / "s.parquet")
+    ws = begun(tmp_path, linear_onnx(tmp_path / "m.onnx"), tmp_path / "s.parquet")
+    path = ws.recipe_folder() / "bundle.toml"
+    path.write_text(path.read_text().replace('# time = "…"', 'time = "time" #'))
+    assert train_recipe(ws)[0].json("parity.json")["ok"]
+
+
+def test_a_graph_that_cannot_be_fed_is_one_line_that_helps(tmp_path):
+    value, model = helper.make_tensor_value_info, onnx.load
+    frame = table()[INPUTS].astype(np.float32)
+    label = [
+        helper.make_node("MatMul", ["X", "W"], ["raw"]),
+        helper.make_node("ArgMax", ["raw"], ["label"], axis=1, keepdims=0),
+    ]
+    linear_onnx(tmp_path / "plain.onnx")
+    fixed = model(tmp_path / "plain.onnx")
+    fixed.graph.input[0].CopyFrom(value("X", TensorProto.FLOAT, [1, 3]))
+    alone = model(linear_onnx(tmp_path / "label.onnx", nodes=[*label, label[0]]))
+    del alone.graph.node[2:], alone.graph.output[1:]
+    plain = model(tmp_path / "plain.onnx")
+    for number, (graph, samples, named) in enumerate(
+        (
+            (fixed, frame, "takes exactly 1 rows at a time; export the model with a free first"),
+            (alone, frame, "a label only, and nobody says which there are; name them: classes"),
+            (plain, frame.assign(b=pd.Timestamp("2024-01-01")), "column b is a time"),
+            (plain, frame.assign(b=[True, None] * 200), "column b is true or false, but missing"),
+            (plain, frame.assign(expected_0="high"), "expected_0 does not hold numbers only"),
+        )
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "m.onnx").write_bytes(graph.SerializeToString())
+        samples.to_parquet(folder / "s.parquet")
+        with pytest.raises((ConversionError, DataError)) as caught:
+            train_recipe(begun(folder, folder / "m.onnx", folder / "s.parquet"))
+        assert named in caught.value.line()
+
+
+def test_small_images_come_as_nested_lists(tmp_path):
+    images = np.random.default_rng(0).normal(size=(20, 1, 4, 4)).astype(np.float32)
+    pd.DataFrame({"image": images.tolist()}).to_parquet(tmp_path / "s.parquet")
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
+            helper.make_node("Flatten", ["mean"], ["bright"]),
+        ],
+        "g",
+        [value("image", TensorProto.FLOAT, [None, 1, 4, 4])],
+        [value("bright", TensorProto.FLOAT, [None, 1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    candidate, _ = train_recipe(begun(tmp_path, tmp_path / "m.onnx", tmp_path / "s.parquet"))
+    assert candidate.schema.column("image").shape == (1, 4, 4)
+
+
 def test_operators_that_the_class_refuses_are_named(tmp_path, samples):
     ws = begun(tmp_path, linear_onnx(tmp_path / "m.onnx"), samples)
     (ws.root / "edgepack.toml").write_text(
