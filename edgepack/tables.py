@@ -6,13 +6,13 @@ what is predicted on are the same values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepack.errors import DataError
 from edgepack.recipe import Recipe
-from edgepack.typed import typed
+from edgepack.typed import NO_NUMBER, typed, words_kept
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ def read_table(
     if recipe.function("rows") is not None:
         frame = _from_hook(recipe, until)
     else:
-        frame = read_files(sources(recipe))
+        frame = read_files(sources(recipe), recipe.categories)
     return prepare(recipe, frame, until, since, columns=columns)
 
 
@@ -125,8 +125,12 @@ def _some(base: Path, found: list[Path]) -> list[Path]:
     return found
 
 
-def read_files(paths: Sequence[Path]) -> pd.DataFrame:
+def read_files(paths: Sequence[Path], words: Collection[str] = ()) -> pd.DataFrame:
     """Read Parquet, CSV, NDJSON or Delta files into one frame.
+
+    Args:
+        paths: The files.
+        words: Columns that are text even if all their values look like numbers.
 
     Raises:
         DataError: A file cannot be read or is of another kind.
@@ -136,7 +140,7 @@ def read_files(paths: Sequence[Path]) -> pd.DataFrame:
     frames = []
     for path in paths:
         try:
-            frames.append(_read(path))
+            frames.append(_read(path, words))
         except DataError:
             raise
         except Exception as error:  # noqa: BLE001 — every reader has its own errors
@@ -145,7 +149,7 @@ def read_files(paths: Sequence[Path]) -> pd.DataFrame:
     return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: Path, words: Collection[str]) -> pd.DataFrame:
     import pandas as pd
 
     if not path.exists():
@@ -158,13 +162,25 @@ def _read(path: Path) -> pd.DataFrame:
     if path.suffix in (".parquet", ".pq"):
         return pd.read_parquet(path)
     if path.name.endswith((".csv", ".csv.gz", ".csv.xz", ".tsv")):
-        return pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
+        return words_kept(pd.read_csv(path, **_csv(path, words)), words)
     if path.suffix in (".jsonl", ".ndjson"):
-        return pd.read_json(path, lines=True)
+        # Text stays text, and no column becomes a time by its name.
+        plain: Any = {"dtype": False, "precise_float": True}
+        return pd.DataFrame(pd.read_json(path, lines=True, **plain))
     raise DataError(
         f"{path.name} is of a kind that is not read",
         next="give .parquet, .csv, .ndjson or a Delta folder",
     )
+
+
+def _csv(path: Path, words: Collection[str]) -> dict[str, Any]:
+    """Return how a CSV file is read: of texts only "" is a missing one."""
+    return {
+        "sep": "\t" if path.name.endswith(".tsv") else ",",
+        "dtype": dict.fromkeys(words, str),
+        "keep_default_na": False,
+        "na_values": [""],
+    }
 
 
 def batches(recipe: Recipe, rows: int = BATCH, until: Any = None) -> Iterator[pd.DataFrame]:
@@ -176,7 +192,7 @@ def batches(recipe: Recipe, rows: int = BATCH, until: Any = None) -> Iterator[pd
         DataError: As `read_table`, but an empty batch is left out.
     """
     for path in sources(recipe):
-        for frame in _chunks(path, rows):
+        for frame in _chunks(path, rows, recipe.categories):
             kept = _cut(recipe, frame, until, None, sort=False)
             if len(kept):
                 yield prepare(recipe, kept)
@@ -195,7 +211,7 @@ def delta_dataset(path: Path) -> Any:
     return DeltaTable(str(path)).to_pyarrow_dataset(filesystem=local)
 
 
-def _chunks(path: Path, rows: int) -> Iterator[pd.DataFrame]:
+def _chunks(path: Path, rows: int, words: Collection[str]) -> Iterator[pd.DataFrame]:
     import pandas as pd
     import pyarrow.parquet as pq
 
@@ -211,7 +227,8 @@ def _chunks(path: Path, rows: int) -> Iterator[pd.DataFrame]:
                 for batch in file.iter_batches(batch_size=rows, row_groups=[group]):
                     yield batch.to_pandas()
     else:
-        yield from pd.read_csv(path, chunksize=rows)
+        for frame in pd.read_csv(path, chunksize=rows, **_csv(path, words)):
+            yield words_kept(frame, words)
 
 
 def size_of(recipe: Recipe) -> tuple[int, int] | None:
@@ -292,6 +309,8 @@ def _cut(
 def _as_time(recipe: Recipe, values: pd.Series[Any]) -> pd.Series[Any]:
     import pandas as pd
 
+    if pd.api.types.is_string_dtype(values.dtype):
+        values = values.mask(values.str.strip().str.lower().isin(NO_NUMBER))
     try:
         return pd.to_datetime(values)
     except (ValueError, TypeError) as error:

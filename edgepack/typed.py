@@ -11,6 +11,45 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MANY_CODES = 20  # more different numbers than this are no codes
+NO_NUMBER = ("nan", "na", "n/a", "nat", "null", "none")  # what a device reads as no number
+
+
+def words_kept(frame: pd.DataFrame, words: Collection[str] = ()) -> pd.DataFrame:
+    """Return a frame as read from text, with `NA` and its like as the device takes them.
+
+    In a column of numbers (or times, or true and false) they are missing; among words they are a
+    word, such as the country code of Namibia.
+
+    Args:
+        frame: Where only the empty text is missing.
+        words: Columns that are text, whatever is in them.
+    """
+    import pandas as pd
+
+    for name in frame.columns:
+        column = frame[name]
+        if name in words or not pd.api.types.is_string_dtype(column.dtype):
+            continue
+        gone = column.str.strip().str.lower().isin(NO_NUMBER).to_numpy(bool)
+        if gone.any():
+            frame[name] = _without(column, gone | column.isna().to_numpy(bool))
+    return frame
+
+
+def _without(column: pd.Series[Any], gone: Any) -> pd.Series[Any]:
+    """Return a column of text as what the rest of it is: numbers, truth values, or words."""
+    import numpy as np
+    import pandas as pd
+
+    rest = column.to_numpy(object)[~gone]
+    values = np.full(len(column), np.nan, object)
+    if pd.to_numeric(pd.Series(rest, dtype=object), errors="coerce").notna().all():
+        values[~gone] = [float(item) for item in rest]
+        return pd.Series(values.astype(float), column.index)
+    if {item.lower() for item in rest} <= {"true", "false"}:
+        values[~gone] = [item.lower() == "true" for item in rest]
+        return pd.Series(values, column.index)
+    return column
 
 
 def typed(frame: pd.DataFrame, categories: Collection[str] = ()) -> pd.DataFrame:
@@ -20,6 +59,8 @@ def typed(frame: pd.DataFrame, categories: Collection[str] = ()) -> pd.DataFrame
     done = {}
     for name in frame.columns:
         column = frame[name]
+        if name in categories:
+            column = _words(column)
         dtype = column.dtype
         if isinstance(dtype, pd.CategoricalDtype):
             column = column.astype(object)
@@ -34,6 +75,21 @@ def typed(frame: pd.DataFrame, categories: Collection[str] = ()) -> pd.DataFrame
             column = _plain(column)
         done[name] = column
     return pd.DataFrame(done).reset_index(drop=True)
+
+
+def _words(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return numbers as text, as a device is given them: 7, not 7.0."""
+    import numpy as np
+    import pandas as pd
+
+    if not pd.api.types.is_numeric_dtype(column.dtype) or column.dtype == bool:
+        return column
+    there = column.notna().to_numpy(bool)
+    values = np.full(len(column), None, object)
+    known = column[there]
+    whole = (known == known.round()).all()
+    values[there] = [str(int(item)) if whole else str(item) for item in known]
+    return pd.Series(values, column.index, dtype=object)
 
 
 def _text(name: str, column: pd.Series[Any]) -> pd.Series[Any]:

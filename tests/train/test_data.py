@@ -8,7 +8,7 @@ from edgepack.candidate import make_candidate
 from edgepack.errors import ConversionError, DataError, LeakError, RecipeError
 from edgepack.recipe import load_recipe
 from edgepack.setup.starts import write_from_data
-from edgepack.tables import batches, read_table
+from edgepack.tables import batches, read_files, read_table
 from edgepack.train.fit import split, suspects
 from support.tables import table
 
@@ -203,3 +203,45 @@ def test_training_that_would_not_fit_is_refused_before_it_starts(ws, recipe_fold
     with pytest.raises(DataError, match=r"needs about \d+ MiB, there are 10 MiB") as caught:
         make_candidate(ws, recipe, read_table(recipe))
     assert 'engine = "stream"' in caught.value.next
+
+
+def test_text_files_are_read_as_a_device_reads_them(tmp_path):
+    (tmp_path / "data.csv").write_text(
+        "land,code,x,yes\nNA,007,0.30000000000000004,true\nnull,008,NA,false\n,009, nan,true\nDE,010,1,true\n"
+    )
+    frame = read_files([tmp_path / "data.csv"], ["code"])
+    assert frame["land"].fillna("").tolist() == ["NA", "null", "", "DE"]
+    assert frame["code"].tolist() == ["007", "008", "009", "010"]
+    assert frame["x"].iloc[0] == 0.1 + 0.2
+    assert frame["x"].isna().tolist() == [False, True, True, False]
+    assert frame["yes"].tolist() == [True, False, True, True]
+    (tmp_path / "data.ndjson").write_text(
+        '{"land": "NA", "code": "007", "date": "2024-01-01", "big": 9007199254740993}\n'
+    )
+    (row,) = read_files([tmp_path / "data.ndjson"]).to_dict("records")
+    assert row == {"land": "NA", "code": "007", "date": "2024-01-01", "big": 2**53 + 1}
+
+
+def test_a_column_of_categories_is_text_whatever_it_looks_like(recipe_folder, logistic):
+    frame = table().assign(n=lambda f: f["n"].where(f["n"] > 0))
+    folder = recipe_folder(logistic, frame=frame, inputs=("n",), extra='[categories]\nn = "open"\n')
+    words = read_table(load_recipe(folder))["n"]
+    assert sorted(words.dropna().unique()) == list("12345678")
+    assert words.isna().any()
+    frame.to_csv(folder / "data.csv", index=False)
+    text = (folder / "bundle.toml").read_text()
+    (folder / "bundle.toml").write_text(text.replace("data.parquet", "data.csv"))
+    found = load_recipe(folder)
+    assert {type(item) for item in read_table(found)["n"].dropna()} == {str}
+    streamed = pd.concat(list(batches(found, rows=64)))["n"]
+    assert streamed.tolist() == read_table(found)["n"].tolist()
+
+
+def test_a_time_that_is_none_is_missing(recipe_folder, logistic):
+    folder = recipe_folder(logistic)
+    frame = table().assign(time=lambda f: f["time"].astype(str))
+    frame.loc[5, "time"] = "NA"
+    frame.to_csv(folder / "data.csv", index=False)
+    text = (folder / "bundle.toml").read_text()
+    (folder / "bundle.toml").write_text(text.replace("data.parquet", "data.csv"))
+    assert read_table(load_recipe(folder))["time"].isna().sum() == 1
