@@ -7,7 +7,7 @@ unlike the training data or that the model was not sure of. None of them says th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from device_runtime._version import __version__
 from device_runtime.disk import Disk
 from device_runtime.errors import EdgepackError, FormatError
 from device_runtime.format import canonical
-from device_runtime.format.frames import ROWS, scan
-from device_runtime.format.header import open_header
-from device_runtime.format.segment import Name
+from device_runtime.format.frames import ROWS
+from device_runtime.format.segment import Hole, Name
 from device_runtime.format.words import words
 from device_runtime.generation import Generation, SlotRecord
 from device_runtime.home import Home
+from device_runtime.journal.seal import OpenFile
 from device_runtime.journal.shelf import read_closed
 from device_runtime.policy import Policy
 from device_runtime.record import dataclass
@@ -214,7 +214,7 @@ def _json(disk: Disk, path: Path) -> Any:
 def _journal(home: Home, generation: Generation) -> dict[str, Any]:
     """Count what lies in the journal's folder, by headers that need no key."""
     policy: Policy = generation.policy
-    rows = records = used = segments = acked = safe = 0
+    rows = records = used = segments = acked = safe = lost = 0
     for text in home.disk.list(home.journal):
         name, path = Name.parse(text), home.journal / text
         if name is None:
@@ -228,6 +228,7 @@ def _journal(home: Home, generation: Generation) -> dict[str, Any]:
         segments += 1
         records += found[0]
         rows += found[1]
+        lost += found[3]
         if found[2] in generation.acked:
             acked, safe = acked + found[1], safe + size
     gone, on_s = rows_pruned(home), home.odometer_s()
@@ -238,6 +239,7 @@ def _journal(home: Home, generation: Generation) -> dict[str, Any]:
         "rows_on_device": rows,
         "rows_pruned": gone,
         "rows_safe_at_base": acked + gone,
+        "records_lost": lost,
         "records_on_device": records,
         "segments": segments,
         "bytes": used,
@@ -249,18 +251,19 @@ def _journal(home: Home, generation: Generation) -> dict[str, Any]:
     }
 
 
-def _counts(disk: Disk, path: Path, name: Name) -> tuple[int, int, str]:
-    """Return (records, rows, hash hex) of one segment file."""
+def _counts(disk: Disk, path: Path, name: Name) -> tuple[int, int, str, int]:
+    """Return (records, rows, hash hex, records that it declares lost) of one segment file."""
     if name.suffix == "open":
-        data = disk.read(path)
-        frames = scan(data, open_header(data).end).frames
-        return (
-            sum(frame.n for frame in frames),
-            sum(frame.n for frame in frames if frame.type == ROWS),
-            "",
-        )
+        file = OpenFile.read(disk.read(path))
+        rows = sum(frame.n for frame in file.scan.frames if frame.type == ROWS)
+        return file.scan.records, rows, "", _declared(file.holes())
     header, digest = read_closed(disk, path)
-    return header.records, header.rows, digest
+    return header.records, header.rows, digest, _declared(header.holes)
+
+
+def _declared(holes: Iterable[Hole]) -> int:
+    """Return how many records these HOLEs name; those of unknown number are left out."""
+    return sum(max(0, hole.count) for hole in holes)
 
 
 # --- for people and machines ---------------------------------------------------------------------
@@ -297,7 +300,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     result.append(
         f"journal      {journal['rows_on_device']:,} rows in {journal['segments']:,} segments, "
         f"{journal['bytes'] / 1e6:,.1f} MB ({journal['full']:.0%} of its quota); "
-        f"{journal['rows_safe_at_base']:,} rows are safe at the base"
+        f"{journal['rows_safe_at_base']:,} rows are safe at the base, "
+        f"{journal['records_lost']:,} were lost to the quota or to damage"
     )
     lasts = journal["lasts_days"]
     told = "told after ten minutes powered on" if lasts is None else f"{lasts:,} days powered on"

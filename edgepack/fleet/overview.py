@@ -14,9 +14,10 @@ import pyarrow as pa
 from device_runtime.clock import Clock
 from device_runtime.errors import FormatError
 from device_runtime.format.receipt import DeviceReport, report_from_body
+from device_runtime.format.segment import Lane
 from edgepack.fleet.sticks import StickNote, notes
-from edgepack.registry import BundleRow, DeviceRow, HoleRow, Registry, SegmentRow
-from edgepack.spans import count, subtract
+from edgepack.registry import BundleRow, DeviceRow, Registry, SegmentRow, Span
+from edgepack.spans import count, normal, subtract
 from edgepack.store.table import by_name
 from edgepack.store.view import View
 from edgepack.workspace import Workspace
@@ -30,7 +31,7 @@ class Records:
     """Rows of one device.
 
     Attributes:
-        produced: Rows that it says it journaled; None if it never said so.
+        produced: Rows that it journaled, as far as is known; None if it never reported.
         home: Rows in the table.
         out: Rows still on the device; None if unknown.
         lost: Records that it declared lost and that never came home.
@@ -228,26 +229,41 @@ def _temperature(
 
 
 def _records(registry: Registry, row: DeviceRow, home: int, status: Mapping[str, Any]) -> Records:
-    lost = lost_records(registry, row.device)
+    lost, brought = declared_records(registry, row.device)
     journal = status.get("journal")
-    produced = journal.get("rows_produced") if isinstance(journal, Mapping) else None
-    if not isinstance(produced, int) or isinstance(produced, bool):
+    kept = journal.get("rows_produced") if isinstance(journal, Mapping) else None
+    if not isinstance(kept, int) or isinstance(kept, bool):
         return Records(None, home, None, lost)
     purged = sum(item.rows for item in registry.segments(row.device, state="purged"))
-    return Records(produced, home, max(0, produced - home - lost - purged), lost)
+    here = home + purged
+    # What it declared lost it does not count any more, also where another copy of it came home.
+    return Records(max(here, kept + brought) + lost, home, max(0, kept + brought - here), lost)
 
 
-def lost_records(registry: Registry, device: str) -> int:
-    """Return the records that holes declare and that did not come home by another way."""
-    places: dict[tuple[str, str], list[HoleRow]] = {}
+def declared_records(registry: Registry, device: str) -> tuple[int, int]:
+    """Return how many records that HOLEs declare did not come home, and how many rows did.
+
+    BULK is rows alone; what PRIORITY lost is mostly events, and none of them counts as a row.
+    """
+    places: dict[tuple[str, int, str], list[Span]] = {}
+    lanes: dict[tuple[str, int], list[Span]] = {}
     for hole in registry.holes(device):
         if hole.last >= hole.first >= 0:
-            places.setdefault((hole.epoch, hole.uid), []).append(hole)
-    total = 0
-    for (epoch, uid), holes in places.items():
-        here = [(first, last) for first, last, _ in registry.spans_of(device, epoch, uid)]
-        total += count(subtract([(hole.first, hole.last) for hole in holes], here))
-    return total
+            span = (hole.first, hole.last)
+            places.setdefault((hole.epoch, hole.lane, hole.uid), []).append(span)
+            if hole.uid:
+                lanes.setdefault((hole.epoch, hole.lane), []).append(span)
+    lost = brought = 0
+    for (epoch, lane, uid), holes in places.items():
+        declared = normal(holes)
+        if uid:
+            here = [(first, last) for first, last, _ in registry.spans_of(device, epoch, uid)]
+        else:  # stands for many segments: these may have been named one by one before
+            declared, here = subtract(declared, lanes.get((epoch, lane), [])), []
+        missing = count(subtract(declared, here))
+        lost += missing
+        brought += count(declared) - missing if lane == Lane.BULK else 0
+    return lost, brought
 
 
 def _waits(

@@ -7,13 +7,17 @@ from dataclasses import replace
 
 import pytest
 
+from device_runtime import health
 from device_runtime.courier.report import make_report
 from device_runtime.courier.stick import Stick
 from device_runtime.crypt import generate_recipient
 from device_runtime.disk import RealDisk
 from device_runtime.errors import StickBusyError, StickFullError
+from device_runtime.format.receipt import encode_report
 from edgepack.courier import sync as base_side
+from edgepack.courier.acks import read_reports
 from edgepack.errors import DeviceUnknownError
+from edgepack.fleet.overview import overview
 from edgepack.store.table import read
 
 
@@ -228,3 +232,35 @@ def test_a_stick_without_room_for_an_ack_has_been_imported_and_says_so(lab, monk
     assert "3 rows" in result.came()
     monkeypatch.undo()
     assert lab.sync(stick).error is None
+
+
+def test_what_the_quota_took_is_told_by_the_device_and_not_counted_as_still_out(lab):
+    stick = lab.stick()
+    device = lab.accepted(stick=stick, quota_bytes=200_000, segment_bytes=1 << 15)
+    for turn in range(60):
+        device.rows(list(range(turn * 500, turn * 500 + 500)), sync=True)
+        device.seal()
+    said = health.status(device.home)["journal"]
+    gone = 60 * 500 - said["rows_on_device"]
+    assert gone > 0, "the case was not reached"
+    lost = said["records_lost"]
+    assert gone <= lost < gone + 100, "a few PRIORITY records went, too"
+
+    def records(out):
+        device.sync(out)
+        report = make_report(device.home, device.start(), {"journal": said})
+        path = out / "EDGEPACK" / f"reports/{report.device}-{report.epoch}.json"
+        signed = replace(report, counter=report.counter + 1)
+        path.write_bytes(encode_report(signed, device.identity.sign_both))
+        with lab.registry() as registry, Stick.open(out, RealDisk(), write=False) as opened:
+            read_reports(opened, registry, "", lab.clock)
+            (view,) = overview(lab.ws, registry, lab.clock).devices
+        return view.records
+
+    before = records(stick)
+    assert (before.home, before.out) == (0, said["rows_on_device"])
+    lab.sync(stick, view=True)
+    after = records(lab.stick("empty"))
+    assert (after.home, after.out) == (said["rows_on_device"], 0)
+    assert gone <= after.lost <= lost
+    assert after.produced == after.home + after.lost
