@@ -114,13 +114,6 @@ class Archive:
         """Whether the file of a registered segment is there."""
         return bool(row.path) and self.disk.exists(self.root / row.path)
 
-    def drop(self, row: SegmentRow) -> None:
-        """Remove a purged segment. Only after its tombstone is durable."""
-        path = self.root / row.path
-        if self.disk.exists(path):
-            self.disk.unlink(path)
-            self.disk.fsync_dir(path.parent)
-
 
 # --- tombstones: outside registry and backup, so that a restore cannot bring back what was purged
 
@@ -152,7 +145,7 @@ def add_tombstones(disk: Disk, folder: Path, stones: Sequence[Tombstone]) -> Non
 
 
 def drop_buried(disk: Disk, root: Path, stones: Sequence[Tombstone]) -> None:
-    """Remove what was purged from the copy of an archive, after its tombstones are there."""
+    """Remove what was purged from an archive or a copy of one, after its tombstones are durable."""
     for stone in stones:
         path = root / archive_path(stone.device, stone.epoch, stone.hash)
         if disk.exists(path):
@@ -166,7 +159,8 @@ def purge(
     """Remove segments and their records for good: tombstones first, then registry, then files.
 
     Every form of a segment uid goes with it. The acks go on listing them, and no stick, backup or
-    clone can bring the records back. The view still has the rows: rebuild it.
+    clone can bring the records back. The view still has the rows: rebuild it. What a purge that was
+    cut off has left behind goes with the next one.
     """
     rows = list(
         {
@@ -183,8 +177,7 @@ def purge(
     if disk.exists(backup / BACKUP_MARK):
         add_tombstones(disk, backup, stones)
         drop_buried(disk, backup / "archive", stones)
-    registry.bury(stones)
-    for row in rows:
-        if row.path:
-            archive.drop(row)
+    buried = read_tombstones(disk, workspace)
+    registry.bury(buried)
+    drop_buried(disk, archive.root, buried)
     return stones

@@ -226,13 +226,8 @@ def _learn_from(path: Path, registry: Registry, generations: list[int]) -> list[
 def _apply_tombstones(disk: Disk, root: Path, registry: Registry, folders: list[Path]) -> None:
     stones = [stone for folder in folders for stone in read_tombstones(disk, folder)]
     add_tombstones(disk, root, stones)
-    rows = {row.hash: row for row in registry.segments()}
     registry.bury(stones)
-    archive = Archive(root / "archive", disk)
-    for stone in stones:
-        row = rows.get(stone.hash)
-        if row is not None and row.path:
-            archive.drop(row)
+    drop_buried(disk, root / "archive", stones)
 
 
 def _facts(disk: Disk, folder: Path) -> dict[str, Any]:

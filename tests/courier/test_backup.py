@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 
 import pytest
@@ -262,6 +263,23 @@ def test_what_was_purged_leaves_the_backup_too(lab, home, backup_is_there):
     assert not list(folder.glob("archive/*/*.seg"))
     restored(lab, folder)
     assert lab.ids() == set()
+
+
+def test_a_purge_that_is_cut_off_is_finished_by_the_next_one(lab, home):
+    disk = FusedDisk()
+    ws = Workspace(lab.ws.root, lab.ws.classes, disk)
+    for fuse in range(8):
+        with lab.registry() as registry:
+            rows = registry.segments()
+            disk.fuse = fuse
+            with contextlib.suppress(PowerCut):
+                purge(disk, ws.root, Archive(ws.archive, disk), registry, rows)
+            disk.fuse = None
+    with lab.registry() as registry:
+        purge(disk, ws.root, Archive(ws.archive, disk), registry, registry.segments())
+        assert not registry.segments()
+    assert not list(Archive(ws.archive, disk).paths()), "nothing of it lies in the archive"
+    assert again(lab, *home).tally.rows == 0
 
 
 def test_a_sync_says_what_waits_for_a_backup(lab, home):
