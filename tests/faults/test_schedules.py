@@ -163,6 +163,15 @@ def test_rule_8_an_image_that_was_put_back_is_noticed(play):
     assert alarms(world, "fork")
 
 
+def test_rule_8_two_children_of_one_parent_are_noticed(play):
+    # One image on two disks, one after the other; the machine that it was taken of is no more.
+    world = play(
+        """row 0/1; dsync 0/0; bsync 0/0; image 0/0; irestore 0/0; row 0/1; dsync 0/0; bsync 0/0
+           irestore 0/0; row 0/1; dsync 0/0; bsync 0/0"""
+    )
+    assert any("two children" in alarm.text for alarm in alarms(world, "fork"))
+
+
 def test_rule_9_a_new_epoch_leaves_no_open_segment_of_the_old_one(play):
     world = play("row 0/1; row 0/0; clone 0/1; dsync 2/0; row 2/1; dsync 2/0", finish=False)
     one = world.machines[2]
