@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
+from copy import copy
 
 import pytest
 
@@ -350,3 +351,31 @@ def test_what_a_compromised_device_reports_has_no_consequences(lab):
     with lab.registry() as registry:
         assert registry.base_generation() == before
         assert registry.draw_version("sim") == 1
+
+
+def test_what_no_key_opens_yet_is_held_unacknowledged_until_the_key_is_here(lab, carried):
+    device, stick = carried
+    ring, lab.ring = lab.ring, copy(lab.ring)
+    lab.ring.secrets = {}
+    before = lab.ids()
+    assert lab.sync(stick).tally.held == 2
+    assert lab.sync(stick).tally.held == 0, "it is held once"
+    assert (lab.ids(), len(packs(stick))) == (before, 2)
+    device.sync(stick)
+    assert not device.home.generation().acked & {s.hash for s in device.start().sealed()[1:]}
+    lab.ring = ring
+    lab.sync(lab.stick("another"))
+    assert device.durable <= lab.ids()
+    assert not list(lab.ws.held.rglob("*.seg"))
+
+
+def test_a_segment_of_a_newer_format_is_held_and_not_set_aside(lab, carried):
+    device, stick = carried
+    index, segments = content(packs(stick)[0])
+    newer = segments[0][:8] + bytes([2]) + segments[0][9:]
+    for path in packs(stick):
+        path.unlink()
+    h = index.header
+    write_pack(stick, device.identity, h.device, h.epoch, h.lane, [(50, "ab" * 32, newer)])
+    tally = lab.sync(stick).tally
+    assert (tally.held, tally.quarantined, tally.segments) == (1, 0, 0)

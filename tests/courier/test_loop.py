@@ -18,6 +18,8 @@ from edgepack.courier import sync as base_side
 from edgepack.courier.acks import read_reports
 from edgepack.errors import DeviceUnknownError
 from edgepack.fleet.overview import overview
+from edgepack.sim.actors import SimDevice
+from edgepack.sim.chance import chance, drawn_from
 from edgepack.store.table import read
 
 
@@ -264,3 +266,29 @@ def test_what_the_quota_took_is_told_by_the_device_and_not_counted_as_still_out(
     assert (after.home, after.out) == (said["rows_on_device"], 0)
     assert gone <= after.lost <= lost
     assert after.produced == after.home + after.lost
+
+
+def test_two_records_under_one_id_are_kept_apart_and_alarm(lab):
+    """A snapshot of a machine's memory, resumed twice, draws the same ids and keys twice."""
+    first, stick = lab.accepted(), lab.stick()
+    first.stop()
+    root = shutil.copytree(first.root, lab.folder / "devices" / "twin", symlinks=True)
+    twin = SimDevice(
+        first.name, root, first.kit, disk=first.disk, clock=lab.clock, disk_id=first.disk_id,
+        new=False,
+    )  # fmt: skip
+    for device, value in ((first, 1), (twin, 2)):
+        with drawn_from(chance("memory")):
+            device.rows([7, value], sync=True)
+    with drawn_from(chance("afterwards")):
+        for device in (first, twin):
+            device.sync(stick)
+            lab.sync(stick)
+    with lab.registry() as registry:
+        (conflict,) = registry.conflicts(first.home.card.device_id)
+        assert conflict["sequence"] == 1, "the first row is the same in both"
+        assert [alarm for alarm in registry.alarms() if alarm.kind == "conflict"]
+        kept = registry.segment(conflict["kept"])
+        assert registry.spans(kept.hash) == [(0, 1)], "what came first stays"
+        assert registry.segment(conflict["other"]), "the other one is archived, too"
+    assert lab.imported()
