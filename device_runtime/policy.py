@@ -1,8 +1,7 @@
 """policy.json: what this device accepts. Every limit of the device stands here, with its unit.
 
 The first policy comes with the kit; a later one travels in a bundle, but what loosens trust
-(`operators`, `control_flow`, `clock_trusted`, `families`), and the command `notify`, is only taken
-from a kit.
+(`operators`, `control_flow`, `clock_trusted`, `families`, `notify`) is only taken from a kit.
 """
 
 from __future__ import annotations
@@ -165,5 +164,5 @@ def from_bundle(current: Policy, carried: Policy) -> Policy:
         families=current.families,
         operators=current.operators,
         control_flow=current.control_flow and carried.control_flow,
-        notify=current.notify,
+        notify=current.notify,  # a command: bundles bring models, never code
     )

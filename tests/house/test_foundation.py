@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -196,6 +197,12 @@ def test_a_policy_reads_back_and_unknown_fields_are_refused():
     ):
         with pytest.raises(FormatError):
             policy.from_json(wrong)
+
+
+def test_every_field_of_a_policy_stands_in_the_document():
+    document = (Path(__file__).parents[2] / "docs" / "FORMAT-kit.md").read_text()
+    for name in policy.to_json(policy.Policy("field")):
+        assert f"`{name}`" in document
 
 
 def test_a_policy_that_came_with_a_bundle_cannot_loosen_trust():

@@ -119,7 +119,12 @@ def test_older_equal_and_forked_bundles(device, first):
 
 def test_a_policy_in_a_bundle_cannot_loosen_trust(device, first):
     loose = replace(
-        Policy("test"), control_flow=True, clock_trusted=True, operators=("x:*",), threads=4
+        Policy("test"),
+        control_flow=True,
+        clock_trusted=True,
+        operators=("x:*",),
+        threads=4,
+        notify="touch /told",
     )
     device.good(Bundle(2, policy=loose))
     policy = device.generation.policy
@@ -127,6 +132,7 @@ def test_a_policy_in_a_bundle_cannot_loosen_trust(device, first):
     assert not policy.control_flow
     assert not policy.clock_trusted
     assert policy.operators == Policy("test").operators
+    assert policy.notify == ""  # bundles bring models, never commands
 
 
 def test_what_happened_is_committed_with_it(device, first):
