@@ -265,6 +265,8 @@ def _wrong_values(recipe: Recipe) -> list[str]:
         mistakes.append(f"name {recipe.name!r} must be lower case letters, digits, inner hyphens")
     if recipe.task not in TASKS:
         mistakes.append(f"task must be one of {', '.join(TASKS)}")
+    if recipe.name == "runtime":
+        mistakes.append("name: `runtime` is kept for updates of edgepack-device")
     if not NAME.fullmatch(recipe.device_class):
         mistakes.append(f"class {recipe.device_class!r} is not a name")
     if recipe.engine not in ("memory", "stream"):

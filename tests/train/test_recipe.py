@@ -57,6 +57,11 @@ def test_every_mistake_is_named_in_one_line(tmp_path, change, named):
     assert caught.value.exit == 70
 
 
+def test_the_name_of_runtime_updates_is_kept(tmp_path):
+    with pytest.raises(RecipeError, match="is kept for updates"):
+        load_recipe(written(tmp_path, GOOD.replace("gearbox", "runtime")))
+
+
 def test_all_mistakes_are_named_at_once(tmp_path):
     text = 'name = "Bad Name"\ntask = "guess"\nclass = "-"\n[columns]\ntarget = "t"\ninputs = ["t"]'
     with pytest.raises(RecipeError) as caught:
