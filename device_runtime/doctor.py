@@ -211,6 +211,7 @@ def _bundle(home: Home) -> Finding:
         return Finding(
             "bundle", "note", "none yet", "plug in a stick and run: edgepack-device sync STICK"
         )
+    from device_runtime.slots.selftest import run_selftest
     from device_runtime.trust.load import load_slot
 
     try:
@@ -221,14 +222,16 @@ def _bundle(home: Home) -> Finding:
             digest=active.digest,
             policy=generation.policy,
         )
+        run_selftest(home.slot_dir(active.digest), slot.manifest, generation.policy)
     except (EdgepackError, OSError) as error:
         return Finding(
             "bundle",
             "bad",
-            f"bundle {active.version} does not verify: {error}",
-            "the next start falls back; sync a stick with a newer bundle",
+            f"bundle {active.version} cannot run here: {error}",
+            "after an update: keep the old environment; else sync a stick with a newer bundle",
         )
-    return Finding("bundle", "ok", f"{slot.name} {slot.version} verifies ({active.state})")
+    said = f"{slot.name} {slot.version} verifies and answers as at build ({active.state})"
+    return Finding("bundle", "ok", said)
 
 
 def _meminfo() -> dict[str, int]:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from support import devicelab, trustsim
+from device_runtime.clock import SystemClock
+from device_runtime.home import open_home
+from device_runtime.slots.install import Steps, install
+from support import devicelab, realbundle, trustsim
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -80,6 +83,18 @@ def test_doctor_refuses_a_runtime_that_cannot_run_the_model(home: Path, tmp_path
     assert code != 0
     assert "onnxruntime" in said
     assert "Traceback" not in said
+
+
+def test_doctor_refuses_a_runtime_that_answers_otherwise(home: Path, tmp_path: Path) -> None:
+    """Made the other way round: the runtime is as it was, the signed answers are others."""
+    wrong = devicelab.payload(1.0) | {"selftest.cols": devicelab.payload(2.0)["selftest.cols"]}
+    file = realbundle.publish(trustsim.Base(tmp_path / "ws"), wrong)
+    opened = open_home(home, disk=trustsim.DISK, clock=SystemClock())
+    with opened.lock():
+        install(opened, file, steps=Steps(test=lambda *_: None))
+    done = devicelab.run(home, "doctor")
+    assert done.returncode == 77
+    assert b"answered differently than at build" in done.stdout
 
 
 def answers(output: str) -> list[str]:
