@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -243,3 +244,22 @@ def test_train_build_sign_by_command(shop):
     status, out, _ = run("sign", "-C", str(ws.root), file, "--json")
     assert status == 0
     assert json.loads(out)["complete"]
+
+
+def test_two_trainings_of_flight_delays_give_the_same_model(tmp_path):
+    """Two processes, two folders, another zone, locale, hash seed and umask."""
+    models = []
+    for name, zone, mask in (("one", "UTC", "022"), ("two", "Pacific/Kiritimati", "077")):
+        command = (
+            f"umask {mask} && edgepack init {name} --from flight-delays "
+            f"&& cd {name} && edgepack train --until 2013-01-08"
+        )
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        elsewhere = {"TZ": zone, "LC_ALL": "C", "PYTHONHASHSEED": mask, "PATH": path}
+        environment = {**os.environ, "EDGEPACK_PASSPHRASE": "open sesame", **elsewhere}
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        models.append((tmp_path / name / "candidates/flight-delays/1/model.onnx").read_bytes())
+    assert models[0] == models[1]
