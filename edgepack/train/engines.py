@@ -129,7 +129,7 @@ def fit_stream(recipe: Recipe, parts: Iterator[tuple[pd.DataFrame, Any]], seed: 
     if type(estimator).__name__ in ("XGBClassifier", "XGBRegressor"):
         from edgepack.train.external import fit_external
 
-        return fit_external(estimator, parts)
+        return fit_external(estimator, parts, recipe.memory_bytes or available())
     steps = getattr(estimator, "steps", None)
     last = steps[-1][1] if steps else estimator
     if not hasattr(last, "partial_fit"):

@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from device_runtime.disk import CHUNK
 from edgepack.errors import DataError
 
+# Measured peaks of XGBoost 3.2: the values lie on disk, but gradients, margins and places of rows
+# stay in memory, whatever the number of columns.
+BASE = 480_000_000
+PER_ROW = 48
 
-def fit_external(estimator: Any, parts: Iterator[tuple[Any, Any]]) -> Any:
+
+def fit_external(estimator: Any, parts: Iterator[tuple[Any, Any]], have: int) -> Any:
     """Fit an unfitted XGBClassifier or XGBRegressor over batches of rows.
 
     XGBoost reads its batches several times, so they are first laid down as raw float32 in a
@@ -20,14 +26,24 @@ def fit_external(estimator: Any, parts: Iterator[tuple[Any, Any]]) -> Any:
     Args:
         estimator: Unfitted, with its parameters.
         parts: (inputs, target) per batch; all inputs numeric.
+        have: Bytes of memory that it may use.
 
     Raises:
-        DataError: There are no rows, or a column is text.
+        DataError: There are no rows, more than memory holds, or a column is text.
     """
     import xgboost
 
     with tempfile.TemporaryDirectory(prefix="edgepack-") as folder:
         files, classes = _lay_down(folder, parts)
+        rows = sum(size[0] for size in files)
+        need = BASE + PER_ROW * rows
+        if need > have:
+            raise DataError(
+                f"XGBoost over {rows:,} rows from external memory needs about "
+                f"{need // CHUNK:,} MiB, there are {have // CHUNK:,} MiB",
+                why=f"it keeps about {PER_ROW} bytes of each row",
+                next="give more memory, fewer rows, or a model with partial_fit (SGDClassifier …)",
+            )
         classified = hasattr(estimator, "predict_proba")
         if classified and classes.tolist() != list(range(len(classes))):
             raise DataError(

@@ -55,6 +55,13 @@ def test_xgboost_streams_from_external_memory(ws, recipe_folder):
     assert np.isfinite(scores).all()
 
 
+def test_xgboost_refuses_beforehand_what_memory_does_not_hold(ws, recipe_folder):
+    numbered = table(2000).assign(y=lambda f: f["y"].astype(int))
+    recipe_folder(BOOSTED, frame=numbered, extra=STREAM + 'memory = "400 MB"\n')
+    with pytest.raises(DataError, match="1,600 rows from external memory needs about 457"):
+        train_recipe(ws)
+
+
 @pytest.mark.parametrize("where", ["above", "inside"])
 def test_without_the_extra_one_line_names_it(ws, recipe_folder, monkeypatch, where):
     monkeypatch.setitem(sys.modules, "xgboost", None)  # as where it is not installed
