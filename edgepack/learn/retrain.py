@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,9 +61,25 @@ class Proposal:
         """Version of the champion."""
         return int(self.facts["champion"]["version"])
 
-    def waits(self, newest: int) -> bool:
-        """Whether somebody may accept it: a bundle signed since has not been challenged."""
-        return not self.accepted and self.against == newest
+    def void(self, newest: int, compromised: Collection[str]) -> str:
+        """Return why nobody may accept it any more, or an empty text.
+
+        Args:
+            newest: Version of the newest signed bundle: one signed since was not challenged.
+            compromised: Devices whose rows are left out now.
+        """
+        if self.against != newest:
+            return f"it was held against bundle {self.against}, but bundle {newest} is signed since"
+        names = self.facts.get("names", {})
+        for item in self.facts.get("devices", ()):
+            device = item["device"]
+            if device in compromised and device not in self.facts.get("compromised", ()):
+                return f"{names.get(device, device[:8])} taught it, and is compromised since"
+        return ""
+
+    def waits(self, newest: int, compromised: Collection[str]) -> bool:
+        """Whether somebody may accept it."""
+        return not self.accepted and not self.void(newest, compromised)
 
 
 def retrain(ws: Workspace, registry: Registry, name: str, clock: Clock) -> Proposal:
@@ -93,6 +109,7 @@ def retrain(ws: Workspace, registry: Registry, name: str, clock: Clock) -> Propo
     facts = {
         **trial.facts(verdict, old, new),
         "names": {row.device: row.name for row in registry.devices()},
+        "compromised": compromised(registry),
         "changed": _changed(ws, registry, champion),
     }
     with explained(ws, name):
@@ -110,6 +127,11 @@ def _changed(ws: Workspace, registry: Registry, champion: Reference) -> list[dic
         for item in found.values()
         for c in sorted((*item.columns, *item.answers), key=moved)
     ]
+
+
+def compromised(registry: Registry) -> list[str]:
+    """Return the ids of devices whose rows are left out."""
+    return [row.device for row in registry.devices("compromised")]
 
 
 def _champion(ws: Workspace, registry: Registry, name: str) -> Reference:
@@ -184,11 +206,11 @@ def accept_newest(ws: Workspace, registry: Registry, name: str) -> Proposal:
         )
     newest = known[-1]
     signed = max((ref.row.version for ref in references(ws, registry, name)), default=0)
-    if not newest.accepted and not newest.waits(signed):
+    why = "" if newest.accepted else newest.void(signed, compromised(registry))
+    if why:
         raise EvidenceError(
-            f"proposal {newest.number} was held against bundle {newest.against}"
-            f", but bundle {signed} is signed since",
-            next=f"challenge that one: edgepack retrain {name}",
+            f"proposal {newest.number} of {name} is void: {why}",
+            next=f"challenge again: edgepack retrain {name}",
         )
     accept(ws, name, newest.candidate)
     return Proposal(newest.number, name, newest.facts, accepted=True)

@@ -11,7 +11,7 @@ from edgepack.learn.drift import CHANGED, Change, Drift, Slice, of_table
 from edgepack.learn.due import DueNow, due
 from edgepack.learn.quality import Quality, Score, quality
 from edgepack.learn.reference import Reference, references
-from edgepack.learn.retrain import Proposal, proposals, refused
+from edgepack.learn.retrain import Proposal, compromised, proposals, refused
 from edgepack.learn.same_rows import SameRows, same_rows
 from edgepack.learn.survey import Survey, survey
 from edgepack.recipe import Recipe, load_recipe
@@ -38,6 +38,7 @@ class NameState:
         proposals: Oldest first.
         notes: What the view lacks.
         refused: Why the last challenger was refused, if no label came home since; else empty.
+        compromised: Devices whose rows are left out.
     """
 
     recipe: Recipe
@@ -50,6 +51,7 @@ class NameState:
     proposals: tuple[Proposal, ...]
     notes: tuple[str, ...]
     refused: str = ""
+    compromised: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -61,7 +63,7 @@ class NameState:
         """The newest proposal, if somebody may accept it."""
         newest = self.proposals[-1] if self.proposals else None
         version = self.refs[0].row.version if self.refs else 0
-        return newest if newest and newest.waits(version) else None
+        return newest if newest and newest.waits(version, self.compromised) else None
 
     @property
     def next(self) -> str:
@@ -267,7 +269,8 @@ def name_state(
     lost = refused(
         ws, name, refs[0].row.version, (found.labelled.num_rows, newest_number(ws, name))
     )
-    return NameState(recipe, refs, found, judged, compared, drifts, now, made, notes, lost)
+    out = tuple(compromised(registry))
+    return NameState(recipe, refs, found, judged, compared, drifts, now, made, notes, lost, out)
 
 
 def lag(view: View, registry: Registry) -> list[str]:

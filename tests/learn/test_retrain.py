@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -269,6 +270,14 @@ def test_the_largest_devices_are_left_out_in_turn(world: World) -> None:
     assert {item["device"]: item["rows"] for item in facts["without"]} == taught
     text = (world.ws.proposals("pump") / "1" / "proposal.md").read_text()
     assert "Without one device at a time" in text
+    state = name_state(world.ws, world.registry, "pump", world.clock, same=False)
+    assert state.waiting is not None
+    stolen = world.registry.device("press-2")
+    world.registry.put_device(replace(stolen, state="compromised", since=0))
+    state = name_state(world.ws, world.registry, "pump", world.clock, same=False)
+    assert state.waiting is None
+    with pytest.raises(EvidenceError, match="void: press-2 taught it, and is compromised since"):
+        accept_newest(world.ws, world.registry, "pump")
     larger = facts["without"][0]
     assert f"- without press-1 and its {larger['rows']:,} rows: " in text
 
