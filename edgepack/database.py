@@ -12,6 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from device_runtime.errors import (
+    BusyError,
+    EdgepackError,
+    MachineError,
+    NoSpaceError,
+    PermissionDeniedError,
+)
 from edgepack.errors import StoreError
 from edgepack.records import SCHEMA, TABLES
 
@@ -22,6 +29,21 @@ _Row = TypeVar("_Row")
 def _names(kind: type) -> str:
     """Return the columns of a record, in the order of its fields."""
     return ", ".join(item.name for item in fields(kind))
+
+
+def database_error(error: sqlite3.Error, name: str = "the registry") -> EdgepackError:
+    """Translate an error of SQLite into the one that a person can act on."""
+    found = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    code = found & 0xFF  # the kind alone
+    if code == sqlite3.SQLITE_FULL or found == sqlite3.SQLITE_IOERR_SHMSIZE:
+        return NoSpaceError(f"the disk is full while writing {name}")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return BusyError(f"{name} is in use by another process")
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
+        return PermissionDeniedError(f"{name} cannot be read or written: {error}")
+    if code == sqlite3.SQLITE_IOERR:
+        return MachineError(f"{name} cannot be read or written: {error}")
+    return StoreError(f"{name} cannot be read: {error}")
 
 
 class Database:
@@ -38,6 +60,7 @@ class Database:
 
         Raises:
             StoreError: Not a registry, damaged, or written by a newer edgepack.
+            MachineError: The disk is full, a permission is missing, somebody else writes.
         """
         try:
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -49,7 +72,7 @@ class Database:
                     f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version={SCHEMA}; COMMIT;"
                 )
         except sqlite3.DatabaseError as error:
-            raise StoreError(f"{path} cannot be opened: {error}") from None
+            raise database_error(error, str(path)) from None
         if found > SCHEMA:
             connection.close()
             raise StoreError(f"{path} was written by a newer edgepack", next="update edgepack")
@@ -75,11 +98,11 @@ class Database:
         self._depth = 1
         try:
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        else:
             self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # on a full disk it was undone already
+                self._db.execute("ROLLBACK")
+            raise
         finally:
             self._depth = 0
 
@@ -89,6 +112,8 @@ class Database:
         try:
             self._db.backup(copy)
             copy.execute("PRAGMA journal_mode=DELETE")
+        except sqlite3.Error as error:
+            raise database_error(error, str(target)) from None
         finally:
             copy.close()
 

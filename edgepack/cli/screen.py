@@ -184,6 +184,12 @@ def as_failure(error: BaseException) -> EdgepackError:
         traceback.print_exception(error, file=sys.stderr)
     if isinstance(error, OSError):
         return machine_error(error, "working")
+    import sqlite3
+
+    if isinstance(error, sqlite3.Error):
+        from edgepack.database import database_error
+
+        return database_error(error)
     if isinstance(error, MemoryError):
         return InternalError("out of memory")
     return InternalError(f"{type(error).__name__}: {error}")

@@ -6,6 +6,8 @@ import sqlite3
 
 import pytest
 
+from edgepack.cli.screen import as_failure
+from edgepack.database import database_error
 from edgepack.errors import DeviceUnknownError, StoreError
 from edgepack.registry import (
     BundleRow,
@@ -63,6 +65,35 @@ def test_a_failed_transaction_leaves_nothing(registry):
         raise RuntimeError
     assert registry.segments() == []
     assert registry.get("key") == ""
+
+
+def test_a_full_disk_undoes_the_transaction_and_the_next_one_holds(registry):
+    pages = registry._db.execute("PRAGMA page_count").fetchone()[0]
+    registry._db.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(sqlite3.Error) as raised, registry.commit():
+        registry.set("a", "kept?")
+        registry.set("b", "x" * 100_000)
+    assert database_error(raised.value).code == "machine.disk_full"
+    registry._db.execute("PRAGMA max_page_count=1000000")
+    assert registry.get("a") == ""
+    with registry.commit():
+        registry.set("b", "x" * 100_000)
+    assert len(registry.get("b")) == 100_000
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, "machine.busy"),
+        (sqlite3.SQLITE_READONLY_DIRECTORY, "machine.permission"),
+        (sqlite3.SQLITE_IOERR_READ, "machine.failed"),
+        (sqlite3.SQLITE_CORRUPT_INDEX, "store.failed"),
+    ],
+)
+def test_what_sqlite_says_is_an_error_of_the_tree(number, code):
+    error = sqlite3.OperationalError("as SQLite puts it")
+    error.sqlite_errorcode = number
+    assert as_failure(error).code == code
 
 
 def test_a_purge_cuts_exactly_its_range(registry):

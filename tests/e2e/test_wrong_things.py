@@ -186,6 +186,28 @@ def test_a_full_disk_is_called_a_full_disk_and_the_command_can_be_repeated(tmp_p
 
 
 @own_mounts
+@pytest.mark.parametrize(
+    "words",
+    ["train", "build", "sign", "device new p", "sync .", "report -o r.html", "backup {}", "status"],
+)
+def test_a_workspace_on_a_full_disk_is_told_so_by_every_command(ws, tmp_path, words):
+    """The workspace lies on a disk of its own, filled to the last byte."""
+    assert base("build", cwd=ws)[0] == 0
+    if words == "backup {}":  # the other disk is the full one
+        words, ws = f"backup {tmp_path}/full/saved -C {ws}", tmp_path / "nothing"
+        ws.mkdir()
+    full = tmp_path / "full"
+    full.mkdir()
+    fill = (
+        'mount -t tmpfs -o size=24m tmpfs "$1" && cp -r "$2/." "$1" && mkdir "$1/saved" && cd "$1"'
+        " && { dd if=/dev/zero of=fill bs=4k 2>/dev/null; true; }"
+        ' && shift 2 && "$@"'
+    )
+    prefix = ["unshare", "-m", "sh", "-c", fill, "sh", str(full), str(ws)]
+    refused(base(*words.split(), cwd=tmp_path, prefix=prefix), "machine.disk_full", 77)
+
+
+@own_mounts
 def test_a_read_only_stick_is_refused_and_the_base_stays_as_it_was(ws, tmp_path):
     stick = tmp_path / "stick"
     stick.mkdir()
