@@ -268,8 +268,9 @@ def audit(
     ws, screen = _open(workspace), Screen(json)
     with _registry(ws) as registry:
         row = registry.device(device)
-        archive = Archive(ws.archive, ws.disk)
-        found = read_audit(registry, archive, row, _ring(ws).journal_secrets())
+        archive, secrets = Archive(ws.archive, ws.disk), _ring(ws).journal_secrets()
+        with screen.step("reading the archive"):
+            found = read_audit(registry, archive, row, secrets)
         alarms = registry.alarms(row.device)
     lines = [_entry_line(entry) for entry in found.entries]
     for line in [*lines, *(f"gap: {gap}" for gap in found.gaps), *found.notes]:

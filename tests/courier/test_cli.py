@@ -100,6 +100,12 @@ def test_audit_prints_the_chain(shell):
     assert [entry["kind"] for entry in found["entries"]][-1] == "sync"
     assert found["gaps"] == []
     assert "1 entries" in shell.text("audit", "press-1") or found["entries"]
+    terminal = subprocess.run(
+        ["script", "-qec", f"{BIN}/edgepack audit press-1", "/dev/null"],
+        cwd=shell.ws, env=shell.env, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "reading the archive" in terminal.stdout
 
 
 def test_retired_and_compromised_devices_are_told_apart(shell):
