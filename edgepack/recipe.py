@@ -277,8 +277,7 @@ def _wrong_values(recipe: Recipe) -> list[str]:
         mistakes.append("there is neither a recipe.py with model(seed) nor model = FILE")
     if recipe.model is None and not recipe.target:
         mistakes.append("[columns] target is missing")
-    if recipe.task == "quantiles" and not recipe.quantiles:
-        mistakes.append("[output] quantiles is missing")
+    mistakes += _wrong_for_task(recipe)
     mistakes += _wrong_roles(recipe)
     for column, keep in recipe.journal.items():
         if keep not in ("keep", "hash", "drop"):
@@ -288,6 +287,17 @@ def _wrong_values(recipe: Recipe) -> list[str]:
             mistakes.append(f"[categories] {column} must be open or closed")
     if not 0 < recipe.test < 1:
         mistakes.append("[training] test must be above 0 and below 1")
+    return mistakes
+
+
+def _wrong_for_task(recipe: Recipe) -> list[str]:
+    mistakes = []
+    if recipe.task == "quantiles" and not recipe.quantiles:
+        mistakes.append("[output] quantiles is missing")
+    if recipe.threshold != 0.5 and recipe.task not in ("binary", "labels"):
+        mistakes.append("threshold is for task binary or labels only")
+    if recipe.confidence is not None and recipe.task not in ("binary", "classes"):
+        mistakes.append("[abstain] confidence is for task binary or classes only")
     return mistakes
 
 

@@ -33,6 +33,7 @@ from edgepack.fitted import Fitted, names_of
 from edgepack.recipe import Recipe
 from edgepack.tables import prepare
 
+VERDICTS = ("exact", "within tolerance", "refused", "not supported", "cannot be fitted")
 KINDS = ("numeric", "missing", "categorical", "strings")
 ROWS, HELD = 300, 150
 EXACT = 1e-6
@@ -52,7 +53,7 @@ SKIPPED = {
     "IsotonicRegression": "one input only",
     "FrozenEstimator": "a wrapper of something fitted",
 }
-# Takes two classes only; the others are tried with three.
+# Takes two classes only; the others are tried with three as well.
 TWO_CLASSES = ("FixedThresholdClassifier", "TunedThresholdClassifierCV")
 
 
@@ -106,15 +107,28 @@ def dressed(estimator: Any, kind: str) -> Any:
 
 
 def try_one(make: Callable[[], Any], task: str, kind: str) -> Cell:
+    """Fit, convert and compare; a classifier with three classes and with two: the worse counts."""
+    if task != "classes":
+        return try_task(make, task, kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        only_two = type(make()).__name__ in TWO_CLASSES
+    two = try_task(make, "binary", kind)
+    if only_two or two.verdict == "cannot be fitted":
+        return two
+    three = try_task(make, "classes", kind)
+    if VERDICTS.index(two.verdict) <= VERDICTS.index(three.verdict):
+        return three
+    return Cell(two.verdict, f"two classes: {two.note}")
+
+
+def try_task(make: Callable[[], Any], task: str, kind: str) -> Cell:
     """Fit, convert and compare one estimator on one kind of data."""
     frame = data(kind)
     inputs = [name for name in frame.columns if name not in ("y", "value")]
-    target = "y" if task == "classes" else "value"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        two = type(make()).__name__ in TWO_CLASSES
-    if two:
-        task, frame = "binary", frame.assign(y=frame["y"] > 0)
+    target = "value" if task == "regression" else "y"
+    if task == "binary":
+        frame = frame.assign(y=frame["y"] > 0)
     recipe = Recipe(Path(), "trial", task, "field", target=(target,))  # type: ignore[arg-type]
     frame = prepare(recipe, frame, columns=list(frame.columns))
     train = frame.iloc[:ROWS].reset_index(drop=True)
@@ -321,6 +335,8 @@ def page(found: list[tuple[str, list[tuple[str, list[Cell]]]]]) -> str:
         "*refused*: `train` says no, with the reason. *not supported*: there is no converter.",
         "*cannot be fitted*: scikit-learn itself does not take such data.",
         "",
+        "A classifier is tried with three classes (numbers) and with two (false, true): its cell",
+        "is the worse of both.",
         "Kinds of data: *numeric* doubles; *missing* with gaps; *categorical* a column of codes",
         "(natively where the estimator knows categories, else one-hot); *strings* through",
         "OrdinalEncoder.",

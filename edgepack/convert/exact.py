@@ -64,6 +64,7 @@ def converters(numbers: str = "float64") -> Converters:
     for model, (convert, shape, parse) in models.table().items():
         table.convert[model], table.shape[model] = convert, shape
         table.parse[model] = parse
+    table.convert[ensemble.AdaBoostClassifier] = models.ada_boost
     for encoder, (convert, shape) in words.table(numbers).items():
         table.convert[encoder], table.shape[encoder] = convert, shape
     _add_boosters(table)

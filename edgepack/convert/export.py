@@ -253,6 +253,8 @@ def tensors_to_proto(
     options: dict[int, dict[str, bool]] | None = None
     if type(last).__name__ in LABELLED:
         options = {id(last): {}}  # skl2onnx would ask for a ZipMap option that they lack
+    elif type(last).__name__.endswith("GaussianMixture"):
+        options = {id(last): {"score_samples": True}}
     elif hasattr(last, "predict_proba") and type(last) not in own.parse:
         # Not where our parser stands: options make it look at every attribute of every tree.
         options = {id(last): {"zipmap": False}}

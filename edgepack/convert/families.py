@@ -65,18 +65,19 @@ REFUSED: dict[str, tuple[Refusal, ...]] = {
             + ", ".join(FUNCTIONS),
         ),
     ),
-    "TargetEncoder": (
-        Refusal(
-            lambda one: str(one.target_type_) == "multiclass",
-            "the converter knows one mean per category only",
-            "use OrdinalEncoder",
-        ),
-    ),
     "CalibratedClassifierCV": (
         Refusal(
             lambda one: one.method != "sigmoid",
             "the converter calibrates by sigmoid only",
             'use method="sigmoid"',
+        ),
+        Refusal(
+            lambda one: any(
+                type(item.estimator).__name__.startswith(("XGB", "LGBM"))
+                for item in one.calibrated_classifiers_
+            ),
+            "the converter does not look into XGBoost and LightGBM",
+            "calibrate a HistGradientBoostingClassifier, or bring the booster as it is",
         ),
     ),
     "HashingVectorizer": (

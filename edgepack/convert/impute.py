@@ -14,9 +14,9 @@ from edgepack.fitted import is_missing
 
 
 def is_ours(model: Any, kind: Any) -> bool:
-    """Whether a fitted imputer is one that is converted here: numbers, missing as NaN."""
+    """Whether a fitted imputer is one that is converted here: over numbers."""
     text = "String" in type(kind).__name__
-    return not text and isinstance(model.missing_values, float) and np.isnan(model.missing_values)
+    return not text and isinstance(model.missing_values, (int, float))
 
 
 def shapes(operator: Any) -> None:
@@ -34,7 +34,7 @@ def shapes(operator: Any) -> None:
 
 
 def convert(scope: Any, operator: Any, container: Any) -> None:
-    """Add the nodes: Where(IsNaN(x), filling, x), and IsNaN(x) of the indicated columns."""
+    """Add the nodes: Where(missing(x), filling, x), and missing(x) of the indicated columns."""
     model = operator.raw_operator
     kind = operator.inputs[0].type
     if not is_ours(model, kind):
@@ -54,7 +54,7 @@ def convert(scope: Any, operator: Any, container: Any) -> None:
     x = operator.inputs[0].full_name
     kept = graph.constant(_kept(model), np.int64)
     chosen = graph.node("Gather", [x, kept], version=13, axis=1)
-    gone = graph.node("IsNaN", [chosen], version=13)
+    gone = _gone(graph, model, chosen, dtype)
     filling = np.asarray(model.statistics_, np.float64)[_kept(model)]
     filled = graph.node(
         "Where", [gone, graph.constant(filling.reshape(1, -1), dtype), chosen], version=9
@@ -62,9 +62,15 @@ def convert(scope: Any, operator: Any, container: Any) -> None:
     parts = [filled]
     if len(_indicated(model)):
         at = graph.constant(_indicated(model), np.int64)
-        flags = graph.node("IsNaN", [graph.node("Gather", [x, at], version=13, axis=1)], version=13)
+        flags = _gone(graph, model, graph.node("Gather", [x, at], version=13, axis=1), dtype)
         parts.append(graph.node("Cast", [flags], version=13, to=11 if double else 1))
     graph.node("Concat", parts, operator.outputs[0].full_name, version=13, axis=1)
+
+
+def _gone(graph: Graph, model: Any, x: str, dtype: Any) -> str:
+    if is_missing(model.missing_values):
+        return graph.node("IsNaN", [x], version=13)
+    return graph.node("Equal", [x, graph.constant([model.missing_values], dtype)], version=13)
 
 
 def _words(graph: Graph, operator: Any) -> None:

@@ -16,13 +16,22 @@ LABELLED = ("LinearSVC", "RidgeClassifier", "RidgeClassifierCV")  # of these onl
 
 def table() -> dict[type, tuple[Any, Any, Any]]:
     """Return class → (converter, shape calculator, parser)."""
-    from sklearn import compose, dummy, ensemble, linear_model, naive_bayes, svm
+    from sklearn import (
+        compose,
+        discriminant_analysis,
+        dummy,
+        ensemble,
+        linear_model,
+        naive_bayes,
+        svm,
+    )
 
     classified = (classifier_shapes, parse_classifier)
     return {
         svm.LinearSVC: (linear_labels, *classified),
         linear_model.RidgeClassifier: (linear_labels, *classified),
         linear_model.RidgeClassifierCV: (linear_labels, *classified),
+        discriminant_analysis.LinearDiscriminantAnalysis: (linear_chances, *classified),
         dummy.DummyClassifier: (constant_class, *classified),
         naive_bayes.CategoricalNB: (codes, *classified),
         ensemble.VotingClassifier: (vote, classifier_shapes, parse_vote),
@@ -121,16 +130,52 @@ def _best(graph: Graph, scores: str) -> str:
     return graph.node("ArgMax", [scores], version=13, axis=1, keepdims=0)
 
 
+def _decision(graph: Graph, operator: Any) -> str:
+    """Return `decision_function` of a linear model: one column for two classes, else one each."""
+    model = operator.raw_operator
+    planes = np.atleast_2d(np.asarray(model.coef_, np.float64))
+    count = len(model.classes_)
+    if isinstance(model.classes_, list) or len(planes) != (1 if count == 2 else count):
+        raise ConversionError(f"a {type(model).__name__} with several targets is not converted")
+    x, _ = matrix(graph, operator)
+    shift = graph.constant(np.ravel(model.intercept_).astype(np.float64), np.float64)
+    moved = graph.node("MatMul", [x, graph.constant(planes.T, np.float64)], version=13)
+    return graph.node("Add", [moved, shift], version=14)
+
+
+def linear_chances(scope: Any, operator: Any, container: Any) -> None:
+    """LinearDiscriminantAnalysis: the decisions as probabilities."""
+    graph = Graph(scope, container)
+    raw = _decision(graph, operator)
+    if len(operator.raw_operator.classes_) > 2:
+        chances = graph.node("Softmax", [raw], version=13, axis=1)
+    else:
+        second = graph.node("Sigmoid", [raw], version=13)
+        one = graph.constant([1.0], np.float64)
+        both = [graph.node("Sub", [one, second], version=14), second]
+        chances = graph.node("Concat", both, version=13, axis=1)
+    _name(graph, operator, _best(graph, chances), chances)
+
+
+def ada_boost(scope: Any, operator: Any, container: Any) -> None:
+    """AdaBoostClassifier by skl2onnx, which takes false and true for texts."""
+    from skl2onnx.operator_converters.ada_boost import convert_sklearn_ada_boost_classifier
+
+    model = operator.raw_operator
+    classes = model.classes_
+    if classes.dtype == bool:
+        model.classes_ = classes.astype(np.int64)
+    try:
+        convert_sklearn_ada_boost_classifier(scope, operator, container)
+    finally:
+        model.classes_ = classes
+
+
 def linear_labels(scope: Any, operator: Any, container: Any) -> None:
     """The side of a plane, or the highest of several: `decision_function` in double."""
     model = operator.raw_operator
-    if isinstance(model.classes_, list) or np.ndim(model.coef_) != 2:
-        raise ConversionError(f"a {type(model).__name__} with several targets is not converted")
     graph = Graph(scope, container)
-    x, _ = matrix(graph, operator)
-    weights = graph.constant(np.asarray(model.coef_, np.float64).T, np.float64)
-    shift = graph.constant(np.ravel(model.intercept_).astype(np.float64), np.float64)
-    raw = graph.node("Add", [graph.node("MatMul", [x, weights], version=13), shift], version=14)
+    raw = _decision(graph, operator)
     if len(model.classes_) > 2:
         _name(graph, operator, _best(graph, raw), raw)
         return

@@ -147,11 +147,11 @@ def compare_all(
     voices = Voices(official_session(model), open_session(model, schema), schema, ask)
     try:
         _twice(voices.official, schema, held)
-        _alone(voices.official, schema, held)
         for start in range(0, len(held), ROWS):
             part = held.iloc[start : start + ROWS]
             _compare(voices, [("held-out", "", start, part)], report)
         _check_compared(ask, held, report)
+        _alone(voices.official, schema, held)
         made = hostile_rows(schema, held, thresholds_of(model)) if hostile else ()
         for several in _batches(made):
             _compare(voices, several, report)

@@ -96,8 +96,12 @@ def prove(
             trouble = trouble or error
             continue
         except RunError as error:  # the device's own session does not take it
+            several = fitted.recipe.task == "labels"
             trouble = trouble or ConversionError(
-                f"the device does not take the model: {error.what}", next=error.next
+                f"the device does not take the model: {error.what}",
+                next="wrap it: MultiOutputClassifier"
+                if several
+                else "use another (docs/MODELS.md)",
             )
             continue
         proven = Proven(made, report)

@@ -14,6 +14,7 @@ import numpy as np
 
 from device_runtime.disk import CHUNK
 from edgepack.errors import DataError, RecipeError
+from edgepack.fitted import estimator_rows, missing_text
 from edgepack.recipe import Recipe
 from edgepack.tables import size_of
 from edgepack.threads import fitting
@@ -27,19 +28,20 @@ COPIES = 4.0
 BASE = 300 << 20
 
 
-def fit_memory(recipe: Recipe, rows: pd.DataFrame, target: Any, seed: int) -> Any:
+def fit_memory(recipe: Recipe, frame: pd.DataFrame, target: Any, seed: int) -> Any:
     """Fit `model(seed)` of recipe.py on all rows at once.
 
     Raises:
         DataError: The estimate says that the rows will not fit into memory, or the fit failed.
         RecipeError: model(seed) is not there, or gave no estimator.
     """
-    check_memory(recipe, len(rows), rows.shape[1])
     estimator = recipe.call("model", seed)
     if not hasattr(estimator, "fit"):
         raise RecipeError(f"model() of {recipe.name} gave a {type(estimator).__name__}, no model")
     if hasattr(target, "to_numpy"):
         target = target.to_numpy()
+    rows = estimator_rows(frame, list(frame.columns), missing_text(estimator))
+    check_memory(recipe, len(rows), rows.shape[1])
     try:
         with np.errstate(all="ignore"), fitting(rows.size):
             estimator.fit(rows, target)

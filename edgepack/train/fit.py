@@ -12,7 +12,6 @@ from edgepack.fitted import (
     CLASSED,
     Fitted,
     class_text,
-    estimator_rows,
     flat,
     is_tensor,
     names_of,
@@ -158,6 +157,5 @@ def fit(
     check_target(recipe, frame)
     seed = recipe.seed if seed is None else seed
     inputs = inputs_of(recipe, frame)
-    rows = estimator_rows(frame, inputs)
-    estimator = fit_memory(recipe, rows, target_values(recipe, frame), seed)
+    estimator = fit_memory(recipe, frame[inputs], target_values(recipe, frame), seed)
     return Fitted(recipe, estimator, tuple(inputs), names_of(recipe, estimator), seed, len(frame))

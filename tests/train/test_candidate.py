@@ -241,3 +241,23 @@ def test_small_images(ws, recipe_folder):
     assert candidate.schema.column("image").shape == (8, 8)
     assert candidate.metrics["accuracy"] > 0.8
     assert json.loads(candidate.read("schema.json"))["inputs"][0]["tensor"] == "image"
+
+
+def test_a_model_is_fitted_on_the_missing_text_that_it_looks_for(ws, recipe_folder):
+    frame = table().assign(word=lambda f: f["word"].where(f["n"] > 2, None))
+    code = (
+        "from sklearn.compose import make_column_transformer\n"
+        "from sklearn.impute import SimpleImputer\n"
+        "from sklearn.linear_model import LogisticRegression\n"
+        "from sklearn.pipeline import make_pipeline\n"
+        "from sklearn.preprocessing import OneHotEncoder\n"
+        "def model(seed):\n"
+        "    filled = SimpleImputer(missing_values=None, strategy='most_frequent')\n"
+        "    words = make_pipeline(filled, OneHotEncoder(handle_unknown='ignore'))\n"
+        "    front = make_column_transformer((words, ['word']), remainder='passthrough')\n"
+        "    return make_pipeline(front, LogisticRegression())\n"
+    )
+    recipe = load_recipe(recipe_folder(code, inputs=("word", "n"), frame=frame))
+    candidate = make_candidate(ws, recipe, read_table(recipe))
+    assert candidate.schema.column("word").missing
+    assert candidate.json("parity.json")["groups"]["held-out"]["refused"] == 0

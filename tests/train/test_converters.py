@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.dummy import DummyClassifier, DummyRegressor
-from sklearn.ensemble import VotingClassifier
-from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, SGDClassifier
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    IsolationForest,
+    StackingClassifier,
+    VotingClassifier,
+)
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import (
+    LinearRegression,
+    LogisticRegression,
+    Ridge,
+    RidgeClassifier,
+    RidgeClassifierCV,
+    SGDClassifier,
+)
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import StratifiedKFold
 from sklearn.naive_bayes import CategoricalNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     Binarizer,
     FunctionTransformer,
     KBinsDiscretizer,
+    OneHotEncoder,
     OrdinalEncoder,
     SplineTransformer,
     StandardScaler,
+    TargetEncoder,
 )
 from sklearn.semi_supervised import SelfTrainingClassifier
-from sklearn.svm import LinearSVC
+from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from edgepack.convert.feed import official_session, run_official
 from edgepack.convert.prove import prove
 from edgepack.errors import ConversionError
-from edgepack.fitted import Fitted, names_of
+from edgepack.fitted import Fitted, estimator_rows, missing_text, names_of
 from edgepack.recipe import Recipe
 from edgepack.tables import prepare
 from support.tables import table
@@ -40,7 +65,8 @@ def proven(estimator, *, target="y", task="binary", inputs=("a", "b", "n"), fram
     recipe = Recipe(Path(), "trial", task, "field", target=(target,))
     frame = prepare(recipe, table() if frame is None else frame, columns=[*inputs, target])
     train, held = frame.iloc[:300].reset_index(drop=True), frame.iloc[300:].reset_index(drop=True)
-    estimator.fit(train[list(inputs)], train[target].to_numpy())
+    rows = estimator_rows(train, inputs, missing_text(estimator))
+    estimator.fit(rows, train[target].to_numpy())
     fitted = Fitted(recipe, estimator, tuple(inputs), names_of(recipe, estimator), 0, 300)
     return prove(fitted, train, held)
 
@@ -162,3 +188,148 @@ def test_boosted_trees_behind_a_scaler_answer_the_same():
         assert found.report.worst < 1e-6
     value = make_pipeline(StandardScaler(), xgboost.XGBRegressor(n_estimators=8, n_jobs=1))
     assert proven(value, target="value", task="regression").report.ok
+
+
+def gappy():
+    """Rows with two columns of words, one of them with gaps and a rare word, and codes."""
+    rng = np.random.default_rng(3)
+    frame = table()
+    word = frame["word"].where(rng.random(400) > 0.03, "violet")
+    frame["word"] = word.where(rng.random(400) > 0.15, None)
+    frame["other"] = rng.choice(["x", "y ", "é", "e\u0301"], 400).astype(object)
+    frame["code"] = frame["n"].where(frame["n"] > 1) * 0.1
+    return frame
+
+
+ENCODERS = [
+    OneHotEncoder(handle_unknown="ignore"),
+    OneHotEncoder(handle_unknown="ignore", drop="first"),
+    OneHotEncoder(drop="if_binary"),
+    OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=20),
+    OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=3),
+    OrdinalEncoder(),
+    OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-2),
+    OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan, min_frequency=20),
+    TargetEncoder(cv=StratifiedKFold(3)),
+]
+
+
+@pytest.mark.parametrize("columns", [["word", "other"], ["code", "n"]], ids=["words", "numbers"])
+@pytest.mark.parametrize("gone", [np.nan, None], ids=["nan", "none"])
+@pytest.mark.parametrize("encoder", ENCODERS, ids=lambda one: str(one)[:50].replace("\n", ""))
+def test_an_encoder_is_asked_what_it_makes_of_each_category(encoder, gone, columns):
+    step = clone(encoder)
+    if gone is None:
+        missing = None if columns[0] == "word" else np.nan
+        step = make_pipeline(SimpleImputer(missing_values=missing, strategy="most_frequent"), step)
+    front = make_column_transformer((step, columns), remainder="passthrough", sparse_threshold=0)
+    model = make_pipeline(front, HistGradientBoostingClassifier(max_iter=5, random_state=0))
+    found = proven(model, inputs=(*columns, "b"), frame=gappy())
+    assert found.report.groups["held-out"].refused == 0
+    assert found.report.groups["missing"].rows
+    assert found.report.worst < 1e-6
+    column = found.onnx.schema.column(columns[0])
+    assert column.missing
+    if columns[0] == "word":
+        strict = "handle_unknown" not in str(encoder) and not isinstance(encoder, TargetEncoder)
+        assert column.closed == strict
+
+
+def test_a_target_encoder_of_several_classes_answers_the_same():
+    front = make_column_transformer((TargetEncoder(cv=StratifiedKFold(3)), ["word", "other"]))
+    model = make_pipeline(front, LogisticRegression())
+    found = proven(model, target="kind", task="classes", inputs=("word", "other"), frame=gappy())
+    assert found.report.worst < EXACT
+
+
+def test_one_encoder_over_words_and_numbers_is_refused():
+    front = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["word", "n"]))
+    with pytest.raises(ConversionError, match="encodes numbers and words") as caught:
+        proven(make_pipeline(front, LogisticRegression()), inputs=("word", "n"))
+    assert "an encoder of their own" in caught.value.next
+
+
+def test_an_imputer_of_a_number_that_stands_for_none():
+    frame = table().assign(gap=lambda f: f["gap"].fillna(-999))
+    model = make_pipeline(
+        SimpleImputer(missing_values=-999, add_indicator=True), LinearRegression()
+    )
+    found = proven(model, target="value", task="regression", inputs=("gap", "b"), frame=frame)
+    assert found.report.worst < 1e-6
+
+
+@pytest.mark.parametrize("target", ["y", "kind"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        CalibratedClassifierCV(GradientBoostingClassifier(n_estimators=5), cv=2),
+        CalibratedClassifierCV(HistGradientBoostingClassifier(max_iter=5), cv=2),
+        CalibratedClassifierCV(DecisionTreeClassifier(max_depth=3), cv=2, ensemble=False),
+        CalibratedClassifierCV(SVC(), cv=2),
+        make_pipeline(
+            StandardScaler(),
+            CalibratedClassifierCV(GradientBoostingClassifier(n_estimators=5), cv=2),
+        ),
+        StackingClassifier(Voters, cv=2),
+        StackingClassifier([*Voters, ("h", HistGradientBoostingClassifier(max_iter=4))], cv=2),
+        VotingClassifier(
+            [*Voters, ("g", GradientBoostingClassifier(n_estimators=4))], voting="soft"
+        ),
+    ],
+    ids=lambda model: str(model)[:60].replace("\n", "").replace(" ", ""),
+)
+def test_a_classifier_around_others_answers_the_same(model, target):
+    found = proven(model, target=target, task="binary" if target == "y" else "classes")
+    assert found.report.worst < 1e-6
+
+
+def test_boosting_that_begins_with_another_model_is_refused():
+    with pytest.raises(ConversionError, match="begins with another model") as caught:
+        proven(GradientBoostingClassifier(n_estimators=2, init=LogisticRegression()))
+    assert "leave init out" in caught.value.next
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        LinearDiscriminantAnalysis(),
+        RidgeClassifier(),
+        RidgeClassifierCV(),
+        AdaBoostClassifier(n_estimators=5, random_state=0),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_two_classes_answer_the_same_as_several(model):
+    for target, task in (("y", "binary"), ("kind", "classes")):
+        found = proven(clone(model), target=target, task=task)
+        assert found.report.worst < 1e-6
+
+
+def test_calibrated_boosters_are_refused_by_name():
+    lightgbm = pytest.importorskip("lightgbm")
+    booster = lightgbm.LGBMClassifier(n_estimators=3, n_jobs=1, verbose=-1)
+    with pytest.raises(ConversionError, match="does not look into XGBoost and LightGBM"):
+        proven(CalibratedClassifierCV(booster, cv=2))
+
+
+@pytest.mark.parametrize(
+    "model", [GaussianMixture(2, random_state=0), IsolationForest(n_estimators=10, random_state=0)]
+)
+def test_scores_of_what_is_unusual_answer_the_same(model):
+    frame = table()[["a", "b", "n"]]
+    recipe = Recipe(Path(), "trial", "scores", "field")
+    fitted = Fitted(recipe, model.fit(frame), ("a", "b", "n"), ("score",), 0, 400)
+    assert prove(fitted, frame, frame).report.ok
+
+
+def test_a_model_of_several_labels_in_one_is_refused_with_the_way_around():
+    frame = table().assign(more=lambda f: f["a"] > 0)
+    recipe = Recipe(Path(), "trial", "labels", "field", target=("y", "more"))
+    for model in (KNeighborsClassifier(3), MLPClassifier((3,), max_iter=5, random_state=0)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.fit(frame[["a", "b"]], frame[["y", "more"]])
+        fitted = Fitted(recipe, model, ("a", "b"), ("y", "more"), 0, 400)
+        with pytest.raises(ConversionError) as caught:
+            prove(fitted, frame, frame)
+        assert caught.value.next == "wrap it: MultiOutputClassifier"

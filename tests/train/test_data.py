@@ -207,7 +207,8 @@ def test_training_that_would_not_fit_is_refused_before_it_starts(ws, recipe_fold
 
 def test_text_files_are_read_as_a_device_reads_them(tmp_path):
     (tmp_path / "data.csv").write_text(
-        "land,code,x,yes\nNA,007,0.30000000000000004,true\nnull,008,NA,false\n,009, nan,true\nDE,010,1,true\n"
+        "land,code,x,yes\nNA,007,0.30000000000000004,true\nnull,008,NA,false\n"
+        ",009, nan,true\nDE,010,1,true\n"
     )
     frame = read_files([tmp_path / "data.csv"], ["code"])
     assert frame["land"].fillna("").tolist() == ["NA", "null", "", "DE"]

@@ -62,6 +62,14 @@ def test_the_name_of_runtime_updates_is_kept(tmp_path):
         load_recipe(written(tmp_path, GOOD.replace("gearbox", "runtime")))
 
 
+def test_what_a_task_does_not_know_is_a_mistake(tmp_path):
+    text = GOOD.replace('task = "binary"', 'task = "regression"\nthreshold = 0.3')
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(written(tmp_path, text + "[abstain]\nconfidence = 0.6"))
+    assert "threshold is for task binary or labels only" in caught.value.what
+    assert "confidence is for task binary or classes only" in caught.value.what
+
+
 def test_all_mistakes_are_named_at_once(tmp_path):
     text = 'name = "Bad Name"\ntask = "guess"\nclass = "-"\n[columns]\ntarget = "t"\ninputs = ["t"]'
     with pytest.raises(RecipeError) as caught:
