@@ -14,16 +14,32 @@ from edgepack.errors import ConversionError
 Array = np.ndarray[Any, Any]
 
 
-class LightClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A LightGBM Booster that classifies, with the methods of a fitted estimator.
+class _Light(BaseEstimator):  # type: ignore[misc]
+    """What both kinds share.
 
     Attributes:
         booster_: The Booster.
+        n_features_in_: How many columns it was trained on.
+        feature_names_in_: Their names, unless LightGBM made them up.
+    """
+
+    def __init__(self, booster: Any = None) -> None:
+        self.booster = self.booster_ = booster
+        names = booster.feature_name() if booster is not None else []
+        self.n_features_in_ = len(names)
+        if names != [f"Column_{index}" for index in range(len(names))]:
+            self.feature_names_in_ = np.array(names, object)
+
+
+class LightClassifier(ClassifierMixin, _Light):  # type: ignore[misc]
+    """A LightGBM Booster that classifies, with the methods of a fitted estimator.
+
+    Attributes:
         classes_: Class numbers, 0 on.
     """
 
     def __init__(self, booster: Any = None, classes: int = 2) -> None:
-        self.booster = self.booster_ = booster
+        super().__init__(booster)
         self.classes = classes
         self.classes_ = np.arange(classes)
 
@@ -37,15 +53,8 @@ class LightClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(self.classes_[self.predict_proba(rows).argmax(axis=1)])
 
 
-class LightRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """A LightGBM Booster that gives values, with the methods of a fitted estimator.
-
-    Attributes:
-        booster_: The Booster.
-    """
-
-    def __init__(self, booster: Any = None) -> None:
-        self.booster = self.booster_ = booster
+class LightRegressor(RegressorMixin, _Light):  # type: ignore[misc]
+    """A LightGBM Booster that gives values, with the methods of a fitted estimator."""
 
     def predict(self, rows: Any) -> Array:
         """Return values."""

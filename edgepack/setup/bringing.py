@@ -75,7 +75,10 @@ def _look_estimator(estimator: Any, frame: pd.DataFrame) -> tuple[str, list[str]
     named = getattr(estimator, "feature_names_in_", None)
     there = [str(name) for name in frame.columns if not str(name).startswith(EXPECTED)]
     if named is not None:
-        columns = [str(name) for name in named]
+        blanks = {name.replace(" ", "_"): name for name in there}  # as LightGBM writes them
+        columns = [
+            str(name) if str(name) in there else blanks.get(str(name), str(name)) for name in named
+        ]
     else:
         count = int(getattr(estimator, "n_features_in_", len(there)))
         columns = there[:count]

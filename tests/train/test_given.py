@@ -190,6 +190,22 @@ def test_lightgbm_and_xgboost_in_their_own_formats(tmp_path, samples):
     np.testing.assert_allclose(scores, boosted.predict_proba(frame[INPUTS]), atol=1e-5)
 
 
+def test_a_booster_knows_its_columns(tmp_path):
+    lightgbm = pytest.importorskip("lightgbm")
+    frame = table().rename(columns={"b": "big b"})
+    names = ["a", "big b", "n"]
+    frame[["y", *reversed(names)]].to_parquet(tmp_path / "s.parquet")
+    model = lightgbm.LGBMRegressor(n_estimators=3, verbose=-1, n_jobs=1)
+    model.fit(frame[names], frame["value"]).booster_.save_model(tmp_path / "m.txt")
+    ws = begun(tmp_path, tmp_path / "m.txt", tmp_path / "s.parquet")
+    candidate, _ = train_recipe(ws)
+    assert [column.name for column in candidate.schema.fed] == names
+    path = ws.recipe_folder() / "bundle.toml"
+    path.write_text(path.read_text().replace('  "n",\n', '  "n",\n  "y",\n'))
+    with pytest.raises(DataError, match="does not take the samples: The number of features"):
+        train_recipe(ws)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "named"),
     [
