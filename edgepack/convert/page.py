@@ -18,7 +18,7 @@ _STYLE = (
 
 def parity_page(name: str, report: Report) -> str:
     """Return the page."""
-    verdict = ("ok", "the same") if report.ok else ("bad", "different")
+    verdict = ("ok", "the same") if report.ok else ("bad", "differently")
     groups = [
         (kind, f"{g.rows:,}", f"{g.refused:,}", f"{g.different:,}", f"{g.ties:,}", f"{g.worst:.2g}")
         for kind, g in report.groups.items()
