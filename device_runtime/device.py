@@ -25,7 +25,7 @@ from device_runtime.format.segment import Lane
 from device_runtime.generation import Generation
 from device_runtime.home import Home
 from device_runtime.journal.writer import Journal
-from device_runtime.owned import Guarded, active_slot, own, tell_events
+from device_runtime.owned import Closed, Guarded, active_slot, own, tell_events
 
 if TYPE_CHECKING:
     from device_runtime.answer import Predicted
@@ -47,8 +47,8 @@ class Device:
         self.home = home
         self._engine: Engine = engine
         self._stack = stack
-        self._guard = RLock()
-        self._commit = RLock()
+        self._guard: Any = RLock()  # `Closed` in the end, as `_commit`
+        self._commit: Any = RLock()
         self._journal = journal
         self._loaded: Loaded | None = None
         self._using = ""
@@ -96,13 +96,17 @@ class Device:
         self.close()
 
     def close(self) -> None:
-        """End in order: keep the sentinel, seal the journal, give up the home."""
-        with self._commit, self._guard:
-            self._sketch_alone()
-            loaded, self._loaded = self._loaded, None
-            with self._stack:
+        """End in order: keep the sentinel, seal the journal, give up the home; once."""
+        if isinstance(self._commit, Closed):
+            return
+        with self._commit, self._guard, self._stack:
+            try:
+                self._sketch_alone()
+                loaded, self._loaded = self._loaded, None
                 if loaded is not None:
                     loaded.retire()
+            finally:
+                self._commit = self._guard = self.journal = cast("Any", Closed())
 
     def tick(self) -> None:
         """Do what is due: group sync, seals by age, odometer. Call it every 100 ms or so."""
@@ -382,8 +386,6 @@ class Device:
         with self._guard:
             if self._loaded is not None:
                 self._loaded.save()
-
-    # --- keeping -----------------------------------------------------------------------------
 
     def _on_seal(self, lane: Lane, first: int, last: int) -> bytes | None:
         """Give the journal a sketch of what it seals: it stays when the rows are evicted."""

@@ -113,12 +113,8 @@ def _memory() -> Finding:
 def _swap() -> Finding:
     total = _meminfo().get("SwapTotal", 0)
     if total:
-        return Finding(
-            "swap",
-            "note",
-            f"{total >> 20:,} MB of swap",
-            "keys and inputs may reach the disk: turn swap off, or encrypt it",
-        )
+        step = "keys and inputs may reach the disk: turn swap off, or encrypt it"
+        return Finding("swap", "note", f"{total >> 20:,} MB of swap", step)
     return Finding("swap", "ok", "none")
 
 
@@ -188,19 +184,11 @@ def _clock(home: Home) -> Finding:
     wall_s = home.clock.wall_ns() // 1_000_000_000
     floor = home.generation().trusted.floor
     if home.generation().policy.clock_trusted and wall_s < floor:
-        return Finding(
-            "clock",
-            "bad",
-            "this class trusts its clock, and the clock is behind the last signed time",
-            "set the clock",
-        )
+        text = "this class trusts its clock, and the clock is behind the last signed time"
+        return Finding("clock", "bad", text, "set the clock")
     if wall_s < max(floor, _YEAR_2024):
-        return Finding(
-            "clock",
-            "note",
-            "the clock is behind the last signed time; nothing depends on it",
-            "set it when you can: records carry it",
-        )
+        text = "the clock is behind the last signed time; nothing depends on it"
+        return Finding("clock", "note", text, "set it when you can: records carry it")
     return Finding("clock", "ok", "not behind the last signed time")
 
 
@@ -224,12 +212,9 @@ def _bundle(home: Home) -> Finding:
         )
         run_selftest(home.slot_dir(active.digest), slot.manifest, generation.policy)
     except (EdgepackError, OSError) as error:
-        return Finding(
-            "bundle",
-            "bad",
-            f"bundle {active.version} cannot run here: {error}",
-            "after an update: keep the old environment; else sync a stick with a newer bundle",
-        )
+        text = f"bundle {active.version} cannot run here: {error}"
+        step = "after an update: keep the old environment; else sync a stick with a newer bundle"
+        return Finding("bundle", "bad", text, step)
     said = f"{slot.name} {slot.version} verifies and answers as at build ({active.state})"
     return Finding("bundle", "ok", said)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from device_runtime.clock import Clock
 from device_runtime.disk import Disk
+from device_runtime.errors import UsageError
 from device_runtime.format.segment import Epoch
 from device_runtime.generation import Generation
 from device_runtime.home import Home, open_home
@@ -33,6 +34,18 @@ class Guarded:
                 return found(*args, **named)
 
         return call
+
+
+class Closed:
+    """In the place of a closed device's locks and journal: another process may own the home now."""
+
+    def __enter__(self) -> NoReturn:
+        raise UsageError("this device is closed", next="open it again: Device.open(home)")
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def __getattr__(self, name: str) -> NoReturn:
+        self.__enter__()
 
 
 def own(

@@ -21,7 +21,9 @@ def block_of(rows: Any, schema: Schema) -> RawBlock:
     if hasattr(rows, "columns") and hasattr(rows, "to_numpy"):
         return from_columns({str(c): rows[c].to_numpy() for c in rows.columns}, len(rows))
     if isinstance(rows, Mapping):
-        sizes = {len(values) for values in rows.values()}
+        sizes = {len(v) if hasattr(v, "__len__") else -1 for v in rows.values()}
+        if -1 in sizes or any(isinstance(values, str) for values in rows.values()):
+            raise InputError("a dict holds columns, not one row", next="give a list of rows: [row]")
         if len(sizes) != 1:
             raise InputError("the columns do not have the same number of rows")
         return from_columns(rows, sizes.pop())

@@ -13,6 +13,7 @@ from device_runtime.errors import (
     InputError,
     NoSlotError,
     RollbackError,
+    UsageError,
     VerificationError,
 )
 from device_runtime.format.segment import Lane
@@ -157,6 +158,35 @@ def test_rollback_needs_another_good_bundle_and_goes_to_it(make_lab):
         device.predict([devicelab.one()])
         assert device.rollback() == 1
         assert device.predict([devicelab.one(1.0)]).scores[0][1] < 0.75
+
+
+def test_a_closed_device_does_nothing_any_more(lab):
+    """Whoever still holds it would write beside the next owner, under the same row numbers."""
+    closed = lab.open()
+    closed.predict([{"id": 1, "x": 1.0, "c": "a"}])
+    closed.close()
+    closed.close()
+    with lab.open() as owner:
+        kept = owner.predict([{"id": 2, "x": 1.0, "c": "a"}]).records
+        for use in (
+            lambda: closed.predict([{"id": 3, "x": 1.0, "c": "a"}]),
+            lambda: closed.label(kept[0], "yes"),
+            lambda: closed.install(lab.folder / "none"),
+            lambda: closed.sync(lab.folder),
+            closed.rollback,
+            closed.tick,
+            closed.save,
+        ):
+            with pytest.raises(UsageError, match="this device is closed"):
+                use()
+    assert len(lab.rows()) == 2
+
+
+def test_one_row_that_is_taken_for_columns_is_refused_with_the_way_out(lab):
+    with lab.open() as device:
+        for row in ({"id": 1, "x": 1.0, "c": "a"}, {"c": "a"}):
+            with pytest.raises(InputError, match="holds columns, not one row"):
+                device.predict(row)
 
 
 def test_a_home_belongs_to_one_process(lab):
