@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from threading import Event, Lock, Semaphore, Thread
@@ -74,27 +74,32 @@ class Server:
         self._stopping = Event()
         self._lock = Lock()
         self._lines: set[socket.socket] = set()
-        self._busy = 0
+        self._busy: set[socket.socket] = set()
         self._reading, self._answering = Semaphore(READERS), Lock()
         device.load()
         Thread(target=self._accept, name="serve", daemon=True).start()
 
     def close(self) -> None:
-        """Take no more connections, answer what was asked, then hang up."""
+        """Take no more connections, answer what was asked, then hang up.
+
+        A line that takes no more bytes still gives those that came: a request is either answered,
+        or could not be sent.
+        """
         self._stopping.set()
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
+        self._end(lambda line: line not in self._busy, socket.SHUT_RD)
         deadline = time.monotonic() + DRAIN_S
-        while time.monotonic() < deadline:
-            with self._lock:
-                if not self._busy:
-                    break
+        while self._lines and time.monotonic() < deadline:
             time.sleep(0.005)
+        self._end(lambda _: True, socket.SHUT_RDWR)
+
+    def _end(self, chosen: Callable[[socket.socket], bool], how: int) -> None:
         with self._lock:
-            for line in self._lines:
+            for line in filter(chosen, self._lines):
                 with suppress(OSError):
-                    line.shutdown(socket.SHUT_RDWR)
+                    line.shutdown(how)
 
     def _accept(self) -> None:
         while True:
@@ -123,20 +128,21 @@ class Server:
             if line.family != socket.AF_UNIX:
                 line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             reader = _Reader(line, self._policy.request_timeout_s)
-            while not self._stopping.is_set() and reader.wait(IDLE_S):
+            keep = True
+            while keep and reader.wait(IDLE_S):
                 with self._lock:
-                    self._busy += 1
-                try:
-                    if not self._request(line, reader):
-                        return
-                finally:
-                    with self._lock:
-                        self._busy -= 1
+                    self._busy.add(line)
+                keep = self._request(line, reader)
+                with self._lock:
+                    self._busy.discard(line)
+                if self._stopping.is_set():
+                    line.shutdown(socket.SHUT_RD)
         except OSError:
             return  # the other side went away
         finally:
             with self._lock:
                 self._lines.discard(line)
+                self._busy.discard(line)
             line.close()
 
     def _request(self, line: socket.socket, reader: _Reader) -> bool:

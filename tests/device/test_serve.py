@@ -392,6 +392,38 @@ def test_sigterm_answers_what_was_asked_and_seals(lab):
     assert len(lab.rows()) == 1
 
 
+def test_a_stop_under_load_leaves_no_request_without_an_answer(lab):
+    """A client may fail to send; what it could send is answered, and each answer is journaled."""
+    answered, lost = [], []
+
+    def client():
+        line = unix(lab)
+        while True:
+            try:
+                value = ask(line, [(1, 2.0, "a")])[1]
+            except BrokenPipeError:
+                return  # it could not be sent
+            except Exception as error:
+                lost.append(error)
+                return
+            answered.append(column(value, "record")[0])
+            if line.sock is None:  # "Connection: close"
+                return
+
+    for _ in range(3):
+        before = len(answered)
+        with serving(lab) as (process, _):
+            threads = [threading.Thread(target=client) for _ in range(16)]
+            for thread in threads:
+                thread.start()
+            wait_until(lambda known=before: len(answered) > known + 50 or lost)
+            process.send_signal(signal.SIGTERM)
+            for thread in threads:
+                thread.join()
+    assert not lost
+    assert set(answered) == set(lab.rows())
+
+
 def test_a_socket_left_behind_by_a_crash_is_no_obstacle(lab):
     process = subprocess.Popen(
         devicelab.command(lab.root, "serve", "--json"), stdout=subprocess.PIPE
