@@ -87,6 +87,19 @@ def _kinds(kind: type[EdgepackError]) -> dict[str, type[EdgepackError]]:
     return found
 
 
+class _Asker(verbs.Watcher):
+    """Ends a run whose asker went away, as a kill would have ended his own: he may repeat it."""
+
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
+        line.setblocking(False)
+
+    def count(self, rows: int) -> None:
+        with suppress(BlockingIOError):
+            if not self._line.recv(1, socket.MSG_PEEK):
+                raise RequestError(f"the asker went away after {rows} rows")
+
+
 class Control:
     """Answers the control socket of an open device, one thread for each request."""
 
@@ -137,7 +150,7 @@ class Control:
                 self._device,
                 str(request["verb"]),
                 request["arguments"],
-                watcher=verbs.Watcher(),
+                watcher=_Asker(line),
                 descriptors=descriptors,
             )
         except EdgepackError as error:

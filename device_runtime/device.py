@@ -52,6 +52,7 @@ class Device:
         self._journal = journal
         self._loaded: Loaded | None = None
         self._using = ""
+        self._writing: dict[Path, Any] = {}
         self.journal = cast("Journal", Guarded(journal, self._guard))
         journal.on_seal = self._on_seal
 
@@ -178,7 +179,9 @@ class Device:
         )
         if not isinstance(target, Path):
             return stream.to_pipe(run, target)
-        return stream.to_file(run, target, disk=self.home.disk, bundle=slot.digest, resume=resume)
+        disk = self.home.disk
+        with self._writing.setdefault(target.resolve(), RLock()):  # one run writes a file
+            return stream.to_file(run, target, disk=disk, bundle=slot.digest, resume=resume)
 
     def _count(self, loaded: Loaded, rows: int) -> None:
         loaded.count(rows)
@@ -210,8 +213,6 @@ class Device:
         if self._using != slot.digest:
             self._journal.use(slot.name, slot.schema, slot.version, slot.digest)
             self._using = slot.digest
-
-    # --- labels ------------------------------------------------------------------------------
 
     def label(
         self, ref: str, value: object, *, source: str = "person", wall_ns: int | None = None

@@ -85,12 +85,8 @@ def _onnxruntime() -> Finding:
         return Finding("onnxruntime", "bad", str(error), "install edgepack-device again")
     if done.returncode:
         tail = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
-        return Finding(
-            "onnxruntime",
-            "bad",
-            tail[:200],
-            "install a build of onnxruntime for this processor, or use --engine python",
-        )
+        step = "install a build of onnxruntime for this processor, or use --engine python"
+        return Finding("onnxruntime", "bad", tail[:200], step)
     return Finding("onnxruntime", "ok", f"{done.stdout.strip()} loads")
 
 
@@ -123,12 +119,8 @@ def _core_dumps() -> Finding:
     pattern = _text("/proc/sys/kernel/core_pattern")
     if soft == 0 and not pattern.startswith("|"):
         return Finding("core dumps", "ok", "off")
-    return Finding(
-        "core dumps",
-        "note",
-        f"allowed by this machine ({pattern or 'core'}); edgepack turns them off for itself",
-        "ulimit -c 0",
-    )
+    text = f"allowed by this machine ({pattern or 'core'}); edgepack turns them off for itself"
+    return Finding("core dumps", "note", text, "ulimit -c 0")
 
 
 def _cpu() -> Finding:
@@ -146,12 +138,9 @@ def _home(home: Home) -> Iterator[Finding]:
     yield _clock(home)
     yield _bundle(home)
     if home.moved:
-        yield Finding(
-            "disk",
-            "note",
-            "this home lies on another disk than before: the next command begins a new epoch",
-            "if the old device still runs, tell the base: two devices have one identity",
-        )
+        text = "this home lies on another disk than before: the next command begins a new epoch"
+        step = "if the old device still runs, tell the base: two devices have one identity"
+        yield Finding("disk", "note", text, step)
 
 
 def _room(home: Home) -> Finding:

@@ -383,6 +383,31 @@ def test_under_load_a_sync_a_label_and_an_install_drop_no_request_and_lose_no_ro
         assert found.files("reports")
 
 
+def test_a_run_whose_asker_was_killed_is_resumed_without_a_row_twice(lab):
+    """The server would go on with the first run while the second writes into the same file."""
+    rows = devicelab.csv_of(devicelab.rows(200_000), lab.folder / "rows.csv")
+    out = lab.folder / "out.csv"
+    words = devicelab.command(lab.root, "predict", rows, "--out", out)
+    with serving(lab):
+        for _ in range(3):
+            size = out.stat().st_size if out.exists() else 0
+            asker = subprocess.Popen([*words, "--resume"], stdout=subprocess.DEVNULL)
+            wait_until(
+                lambda known=size, run=asker: (
+                    run.poll() is not None or (out.exists() and out.stat().st_size > known)
+                )
+            )
+            asker.kill()
+            asker.wait()
+        done = lab.run("predict", rows, "--out", out, "--resume", "--json")
+        assert json.loads(done.stdout)["ok"], done.stdout
+    lines = out.read_text().splitlines()[1:]
+    assert [line.split(",")[1] for line in lines] == [str(n) for n in range(200_000)]
+    assert len({line.split(",")[0] for line in lines}) == 200_000
+    state = json.loads(lab.run("status", "--json").stdout)
+    assert state["journal"]["rows_on_device"] == 200_000
+
+
 def test_sigterm_answers_what_was_asked_and_seals(lab):
     with serving(lab) as (process, _):
         line = unix(lab)
