@@ -25,7 +25,7 @@ from device_runtime.format.batch import FLAG_ABSTAINED, FLAG_INVALID, FLAG_UNLIK
 from device_runtime.format.schema import Schema
 from device_runtime.format.segment import Lane
 from device_runtime.journal.writer import Journal
-from device_runtime.model.rows import RawBlock, Reader, open_input
+from device_runtime.model.rows import ByteStream, Cutter, RawBlock, Rest, read_some
 from device_runtime.predictor import MARK_ROWS, Stream
 from device_runtime.record import dataclass, replace
 
@@ -336,3 +336,63 @@ def _read_note(disk: Disk, note: Path) -> tuple[bytes, str] | None:
             f"{note} cannot be read: {error}", next="remove it and give another --out"
         ) from None
     return (raw, bundle) if len(raw) == 16 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """An input whose header was read; iterate over it once to get its blocks.
+
+    Attributes:
+        blocks: The blocks, read as they are asked for.
+        ignored: Columns of the input that the schema does not know, in order.
+    """
+
+    blocks: Iterator[RawBlock]
+    ignored: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[RawBlock]:
+        return self.blocks
+
+
+def open_input(
+    stream: ByteStream,
+    schema: Schema,
+    *,
+    name: str = "",
+    chunk_rows: int = 65_536,
+    skip: int = 0,
+    first_rows: int = 0,
+) -> Reader:
+    """Read CSV, NDJSON or `.npy`: told by the suffix of `name`, or (stdin) by the first bytes.
+
+    Args:
+        stream: Opened for bytes; need not be seekable.
+        schema: Names the columns; others are ignored and named once.
+        name: File name, or only its suffix.
+        chunk_rows: Rows per block at most.
+        skip: Rows to pass over, for `--resume`: the first block begins right behind them.
+        first_rows: Size of the first block at most; 0 = as the others.
+
+    Raises:
+        InputError: The input's head does not fit the schema.
+    """
+    kind = name.rpartition(".")[2].lower()
+    if kind not in ("csv", "tsv", "ndjson", "jsonl", "npy"):
+        head = read_some(stream)
+        stream = Rest(head, stream)
+        kind = "npy" if head[:6] == b"\x93NUMPY" else "csv"
+        if head.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] == b"{":
+            kind = "ndjson"
+    cutter = Cutter(chunk_rows, skip, first_rows)
+    if kind == "npy":
+        from device_runtime.model.npy import npy_blocks
+
+        return Reader(*npy_blocks(stream, schema, cutter))
+    if kind in ("ndjson", "jsonl"):
+        from device_runtime.model.ndjson import ndjson_blocks
+
+        return Reader(ndjson_blocks(stream, schema, cutter))
+    from device_runtime.model.csvs import CsvSource
+
+    source = CsvSource(stream, schema)
+    return Reader(source.blocks(cutter), source.ignored)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any
 
 from device_runtime.errors import InputError
 from device_runtime.format.batch import Text
 from device_runtime.format.schema import Schema
-from device_runtime.model.rows import RawBlock, from_columns, from_rows, template
+from device_runtime.model.rows import RawBlock, from_columns, from_rows
 from device_runtime.trust.load import LoadedSlot
 
 
@@ -47,3 +49,29 @@ def example(slot: LoadedSlot) -> str:
         if column.name in columns
     }
     return template(slot.schema, row)
+
+
+def template(schema: Schema, example: Mapping[str, Any] | None = None) -> str:
+    """Return a CSV header of all given columns and, with `example`, one row of real values."""
+    import csv
+    import io
+
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([column.name for column in schema.given])
+    if example is not None:
+        writer.writerow([_cell(column.dtype, example.get(column.name)) for column in schema.given])
+    return out.getvalue()
+
+
+def _cell(dtype: str, value: Any) -> str:
+    if value is None or (isinstance(value, float) and isnan(value)):
+        return ""
+    if dtype == "timestamp" and isinstance(value, int):
+        from datetime import UTC, datetime, timedelta
+
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=value)
+        return moment.isoformat().replace("+00:00", "Z")
+    if isinstance(value, (list, tuple)):
+        return json.dumps(value)
+    return str(value)

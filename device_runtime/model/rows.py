@@ -1,4 +1,4 @@
-"""Input of any kind → `RawBlock`s of at most `chunk_rows` rows, streaming, in constant memory.
+"""What readers of CSV, NDJSON and `.npy` share: blocks of raw rows, chunks of bytes, faults.
 
 A reader never judges a value; `model.check` does. It reports what makes a row no row at all
 (wrong number of fields, broken quotes, not UTF-8, a NUL byte, too long) as a fault of that row, and
@@ -7,9 +7,7 @@ goes on with the next one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from math import isnan
 from typing import Any
 
 from device_runtime.format.schema import Schema
@@ -56,22 +54,6 @@ class RawBlock:
     faults: Mapping[int, Fault] = field(default_factory=dict)
     text: bool = False
     checked: tuple[Any, Any] = (None, None)
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """An input whose header was read; iterate over it once to get its blocks.
-
-    Attributes:
-        blocks: The blocks, read as they are asked for.
-        ignored: Columns of the input that the schema does not know, in order.
-    """
-
-    blocks: Iterator[RawBlock]
-    ignored: tuple[str, ...] = ()
-
-    def __iter__(self) -> Iterator[RawBlock]:
-        return self.blocks
 
 
 def from_rows(rows: Sequence[Any], schema: Schema, *, first_row: int = 0) -> RawBlock:
@@ -143,50 +125,6 @@ def _waits(stream: ByteStream) -> bool:
     return not (seekable and seekable())
 
 
-def open_input(
-    stream: ByteStream,
-    schema: Schema,
-    *,
-    name: str = "",
-    chunk_rows: int = 65_536,
-    skip: int = 0,
-    first_rows: int = 0,
-) -> Reader:
-    """Read CSV, NDJSON or `.npy`: told by the suffix of `name`, or (stdin) by the first bytes.
-
-    Args:
-        stream: Opened for bytes; need not be seekable.
-        schema: Names the columns; others are ignored and named once.
-        name: File name, or only its suffix.
-        chunk_rows: Rows per block at most.
-        skip: Rows to pass over, for `--resume`: the first block begins right behind them.
-        first_rows: Size of the first block at most; 0 = as the others.
-
-    Raises:
-        InputError: The input's head does not fit the schema.
-    """
-    kind = name.rpartition(".")[2].lower()
-    if kind not in ("csv", "tsv", "ndjson", "jsonl", "npy"):
-        head = read_some(stream)
-        stream = Rest(head, stream)
-        kind = "npy" if head[:6] == b"\x93NUMPY" else "csv"
-        if head.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] == b"{":
-            kind = "ndjson"
-    cutter = Cutter(chunk_rows, skip, first_rows)
-    if kind == "npy":
-        from device_runtime.model.npy import npy_blocks
-
-        return Reader(*npy_blocks(stream, schema, cutter))
-    if kind in ("ndjson", "jsonl"):
-        from device_runtime.model.ndjson import ndjson_blocks
-
-        return Reader(ndjson_blocks(stream, schema, cutter))
-    from device_runtime.model.csvs import CsvSource
-
-    source = CsvSource(stream, schema)
-    return Reader(source.blocks(cutter), source.ignored)
-
-
 class Rest:
     """A stream of which the head was read already."""
 
@@ -203,29 +141,3 @@ class Rest:
             head, self._head = self._head[:size], self._head[size:]
             return head
         return read_some(self._stream) if size == CHUNK else self._stream.read(size)
-
-
-def template(schema: Schema, example: Mapping[str, Any] | None = None) -> str:
-    """Return a CSV header of all given columns and, with `example`, one row of real values."""
-    import csv
-    import io
-
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([column.name for column in schema.given])
-    if example is not None:
-        writer.writerow([_cell(column.dtype, example.get(column.name)) for column in schema.given])
-    return out.getvalue()
-
-
-def _cell(dtype: str, value: Any) -> str:
-    if value is None or (isinstance(value, float) and isnan(value)):
-        return ""
-    if dtype == "timestamp" and isinstance(value, int):
-        from datetime import UTC, datetime, timedelta
-
-        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=value)
-        return moment.isoformat().replace("+00:00", "Z")
-    if isinstance(value, (list, tuple)):
-        return json.dumps(value)
-    return str(value)

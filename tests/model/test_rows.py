@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from device_runtime.errors import InputError
 from device_runtime.format.schema import Column, ModelOutput, Schema
 from device_runtime.model import check, rows
+from device_runtime.stream import open_input
+from device_runtime.tables import template
 from support.rowlab import FILL, PLAN, Dribble, read_csv, read_ndjson, read_npy, table
 
 
@@ -149,12 +151,12 @@ def test_random_arrays_raise_nothing_but_the_inputs_error(data):
     ],
 )
 def test_the_kind_of_input_is_told_by_name_or_by_its_first_bytes(name, data):
-    assert table(rows.open_input(io.BytesIO(data), PLAN, name=name))[0] == [("a", "1")]
+    assert table(open_input(io.BytesIO(data), PLAN, name=name))[0] == [("a", "1")]
 
 
 def test_an_array_on_standard_input_is_told_too():
     stream = Dribble(saved(np.ones((50, 2))), 13)
-    assert sum(block.n for block in rows.open_input(stream, NUMBERS)) == 50
+    assert sum(block.n for block in open_input(stream, NUMBERS)) == 50
 
 
 def test_the_template_is_read_back():
@@ -169,13 +171,13 @@ def test_the_template_is_read_back():
         (), ModelOutput(("y",), "y"),
     )  # fmt: skip
     example = {"id": 'a "b", c', "t": 1_357_016_400_000_000, "v": float("nan"), "s": [1, 2]}
-    text = rows.template(plan, example)
+    text = template(plan, example)
     assert text.splitlines()[0] == "id,t,v,s"
     checked = check.check(next(iter(read_csv(io.BytesIO(text.encode()), plan))), plan)
     assert not checked.invalid
     assert checked.batch.columns["id"].strings() == ['a "b", c']
     assert list(checked.batch.columns["t"]) == [1_357_016_400_000_000]
-    assert rows.template(plan) == "id,t,v,s\n"
+    assert template(plan) == "id,t,v,s\n"
 
 
 def test_python_rows_that_are_no_mappings_are_faults():

@@ -367,12 +367,14 @@ def test_a_small_request_imports_neither_numpy_nor_onnxruntime(tmp_path):
     code = """
 import sys
 from device_runtime.format.schema import *
-from device_runtime.model import check, rows, session
+from device_runtime.model import check, session
+from device_runtime.model.csvs import CsvSource
+from device_runtime.model.rows import Cutter
 plan = Schema("binary", (Column("a", "input", "float32"), Column("b", "input", "float32")),
     (ModelInput("x", "float32", ("a", "b")),), ModelOutput(("no", "yes"), "p"))
 loaded = session.open_session(open("m.onnx", "rb").read(), plan)
 with open("rows.csv", "rb") as file:
-    for block in rows.open_input(file, plan, name="rows.csv"):
+    for block in CsvSource(file, plan).blocks(Cutter(100)):
         checked = check.check(block, plan)
         print(list(loaded.run(checked.batch).label), [bad.issues for bad in checked.invalid])
 loaded.close()

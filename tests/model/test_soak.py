@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from device_runtime.format.schema import Column, ModelOutput, Schema
-from device_runtime.model import check, rows
+from device_runtime.model import check
+from device_runtime.stream import open_input
 
 PLAN = Schema(
     "regression",
@@ -21,11 +22,12 @@ PLAN = Schema(
 CHILD = """
 import sys
 from device_runtime.format.schema import *
-from device_runtime.model import check, rows
+from device_runtime.model import check
+from device_runtime.stream import open_input
 plan = Schema("regression", (Column("id", "key", "int64"),
     Column("v", "input", "float64", missing=True)), (), ModelOutput(("y",), "y"))
 checker, n, bad = check.Checker(plan), 0, []
-for block in rows.open_input(sys.stdin.buffer, plan, name=".csv"):
+for block in open_input(sys.stdin.buffer, plan, name=".csv"):
     found = checker.check(block)
     n += block.n
     bad += [(block.first_row + item.position, item.issues[0]) for item in found.invalid]
@@ -71,7 +73,7 @@ def test_a_line_of_a_gigabyte_is_one_fault():
 @pytest.mark.soak
 def test_a_gigabyte_without_any_line_end_is_refused():
     with pytest.raises(Exception, match="header is longer"):
-        rows.open_input(Endless(), PLAN, name=".csv")
+        open_input(Endless(), PLAN, name=".csv")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 << 20
 
 

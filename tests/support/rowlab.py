@@ -6,7 +6,7 @@ import io
 from functools import partial
 
 from device_runtime.format.schema import Column, ModelOutput, Schema
-from device_runtime.model import rows
+from device_runtime.stream import open_input
 
 PLAN = Schema(
     "regression",
@@ -33,9 +33,9 @@ class Dribble(io.RawIOBase):
     read1 = read
 
 
-read_csv = partial(rows.open_input, name=".csv")
-read_ndjson = partial(rows.open_input, name=".ndjson")
-read_npy = partial(rows.open_input, name=".npy")
+read_csv = partial(open_input, name=".csv")
+read_ndjson = partial(open_input, name=".ndjson")
+read_npy = partial(open_input, name=".npy")
 
 
 def table(blocks):
