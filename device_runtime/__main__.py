@@ -25,7 +25,7 @@ def main() -> None:
         code = run(sys.argv[1:])
         sys.stdout.flush()
         sys.stderr.flush()
-    except KeyboardInterrupt as pressed:  # while modules were loaded, or when all was said
+    except BaseException as pressed:  # noqa: BLE001 (Ctrl-C while modules load, or when all is said)
         if code < 0:
             from device_runtime.cli import report
 

@@ -21,6 +21,7 @@ from device_runtime.errors import (
     InputError,
     InterruptedByUserError,
     UsageError,
+    is_interrupt,
 )
 
 if TYPE_CHECKING:
@@ -62,20 +63,16 @@ def report(failure: BaseException, *, as_json: bool) -> int:
 def _say(outcome: Outcome, *, as_json: bool) -> int:
     result, text, error = outcome
     if as_json:
+        import json
+
         failed = {} if error is None else {"error": error.as_json()}
-        _print_json({"ok": error is None, **result, **failed})
+        print(json.dumps({"ok": error is None, **result, **failed}, default=str))
     else:
         print("".join(f"{line}\n" for line in text), end="")
     sys.stdout.flush()
     if error is not None and not as_json:
         _tell(error)
     return error.exit if error is not None else 0
-
-
-def _print_json(body: dict[str, Any]) -> None:
-    import json
-
-    print(json.dumps(body, default=str))
 
 
 def _tell(error: EdgepackError) -> None:
@@ -85,10 +82,10 @@ def _tell(error: EdgepackError) -> None:
 
 
 def _as_error(failure: BaseException) -> EdgepackError:
+    if is_interrupt(failure):
+        return InterruptedByUserError("interrupted", why="nothing is half-written")
     if isinstance(failure, EdgepackError):
         return failure
-    if isinstance(failure, KeyboardInterrupt):
-        return InterruptedByUserError("interrupted", why="nothing is half-written")
     if os.environ.get("EDGEPACK_DEBUG"):
         import traceback
 

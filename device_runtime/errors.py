@@ -386,3 +386,10 @@ class InterruptedByUserError(EdgepackError):
     code = "interrupted"
     exit = 130
     advice = "repeat the command"
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C lies below: what is being loaded makes an error of its own of it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None

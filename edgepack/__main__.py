@@ -22,10 +22,10 @@ def main() -> None:
 
         code = run()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was said is done, and stays so
-    except KeyboardInterrupt as interrupt:
+    except BaseException as pressed:  # noqa: BLE001 (Ctrl-C while modules load)
         from edgepack.cli.screen import report_failure
 
-        code = report_failure(interrupt, as_json="--json" in sys.argv)
+        code = report_failure(pressed, as_json="--json" in sys.argv)
     _leave(code)
 
 

@@ -15,7 +15,12 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from device_runtime.disk import machine_error
-from device_runtime.errors import EdgepackError, InterruptedByUserError, UsageError
+from device_runtime.errors import (
+    EdgepackError,
+    InterruptedByUserError,
+    UsageError,
+    is_interrupt,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -172,7 +177,11 @@ def report_failure(error: BaseException, *, as_json: bool) -> int:
 
 def as_failure(error: BaseException) -> EdgepackError:
     """Translate anything that was raised into an error of the tree."""
-    if _interrupted(error):
+    import sqlite3
+
+    import typer
+
+    if is_interrupt(error) or isinstance(error, typer.Abort):
         return InterruptedByUserError("interrupted", why="nothing is half-written")
     if isinstance(error, EdgepackError):
         return error
@@ -184,8 +193,6 @@ def as_failure(error: BaseException) -> EdgepackError:
         traceback.print_exception(error, file=sys.stderr)
     if isinstance(error, OSError):
         return machine_error(error, "working")
-    import sqlite3
-
     if isinstance(error, sqlite3.Error):
         from edgepack.database import database_error
 
@@ -193,17 +200,6 @@ def as_failure(error: BaseException) -> EdgepackError:
     if isinstance(error, MemoryError):
         return InternalError("out of memory")
     return InternalError(f"{type(error).__name__}: {error}")
-
-
-def _interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C lies below: libraries that are being loaded make errors of their own of it."""
-    import typer
-
-    while error is not None:
-        if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _usage(error: Any) -> UsageError:
