@@ -324,9 +324,9 @@ def run(device: Device, *, socket_path: str | None, port: int | None, quiet: boo
         raise MachineError(
             f"{where} cannot be used: {error}", next="give another --socket or --port"
         ) from None
-    stop = Event()
+    stop: list[int] = []  # no Event: its lock may be held by the very thread that is interrupted
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
+        signal.signal(name, lambda number, _: stop.append(number))
     server = control = None
     try:
         server = Server(device, listening)
@@ -336,7 +336,8 @@ def run(device: Device, *, socket_path: str | None, port: int | None, quiet: boo
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
         wait_s = min(0.1, device.generation.policy.group_ms / 1000)
-        while not stop.wait(wait_s):
+        while not stop:
+            time.sleep(wait_s)
             device.tick()
     finally:
         if control is not None:

@@ -449,6 +449,17 @@ def test_a_stop_under_load_leaves_no_request_without_an_answer(lab):
     assert set(answered) == set(lab.rows())
 
 
+def test_a_storm_of_signals_stops_it_all_the_same(make_lab):
+    """A handler that takes a lock waits for ever if it interrupts the thread that holds it."""
+    lab = make_lab(group_ms=0)  # it looks for work without a pause
+    for _ in range(3):
+        with serving(lab) as (process, _):
+            while process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.0002)
+
+
 def test_a_socket_left_behind_by_a_crash_is_no_obstacle(lab):
     process = subprocess.Popen(
         devicelab.command(lab.root, "serve", "--json"), stdout=subprocess.PIPE
