@@ -172,10 +172,7 @@ def _predict(options: Options) -> Outcome:
 
 
 def _do(
-    options: Options,
-    verb: str,
-    arguments: Mapping[str, Any],
-    descriptors: Sequence[int] = (),
+    options: Options, verb: str, arguments: Mapping[str, Any], descriptors: Sequence[int] = ()
 ) -> Outcome:
     """Let the process that serves this home do it; own the home here where there is none."""
     path = _root(options) / "run" / "control.sock"

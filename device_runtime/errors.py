@@ -218,12 +218,7 @@ class InputError(RunError):
     advice = "compare the input with: edgepack-device predict --template"
 
     def __init__(
-        self,
-        what: str,
-        issues: Sequence[str] = (),
-        *,
-        why: str = "",
-        next: str = "",
+        self, what: str, issues: Sequence[str] = (), *, why: str = "", next: str = ""
     ) -> None:
         super().__init__(what, why=why, next=next)
         self.issues = tuple(issues)

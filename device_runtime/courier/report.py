@@ -19,12 +19,7 @@ from device_runtime.format.receipt import (
     encode_report,
 )
 from device_runtime.format.segment import Lane
-from device_runtime.format.stick import (
-    enrol_path,
-    last_sync_path,
-    parse_bundle_name,
-    report_path,
-)
+from device_runtime.format.stick import enrol_path, last_sync_path, parse_bundle_name, report_path
 from device_runtime.home import Home
 from device_runtime.journal.writer import Journal
 

@@ -98,10 +98,7 @@ def encode_columns(
 
 
 def decode_columns(
-    data: bytes | bytearray | memoryview,
-    *,
-    max_rows: int = 1 << 20,
-    max_bytes: int = 256 << 20,
+    data: bytes | bytearray | memoryview, *, max_rows: int = 1 << 20, max_bytes: int = 256 << 20
 ) -> tuple[int, dict[str, ColumnData], list[Spec]]:
     """Return (n, name → numpy array [n, *shape] or Text, [(name, dtype, shape)]).
 

@@ -20,12 +20,7 @@ from operator import add
 from typing import Any, Literal
 
 from device_runtime.errors import FormatError, UnsupportedVersionError
-from device_runtime.format.batch import (
-    FLAG_ABSTAINED,
-    FLAG_INVALID,
-    FLAG_UNLIKE,
-    FLAG_UNSEEN,
-)
+from device_runtime.format.batch import FLAG_ABSTAINED, FLAG_INVALID, FLAG_UNLIKE, FLAG_UNSEEN
 from device_runtime.record import dataclass, field
 
 VERSION = 1

@@ -226,9 +226,7 @@ def decode_pack(data: bytes) -> PackIndex:
     return PackIndex(header, data[end - SIGNATURE_BYTES : end], tuple(offsets), offset)
 
 
-def plan_packs(
-    segments: Iterable[tuple[str, str, int, PackedSegment]],
-) -> list[PackHeader]:
+def plan_packs(segments: Iterable[tuple[str, str, int, PackedSegment]]) -> list[PackHeader]:
     """Group segments into packs of at most 64 MiB, one device, epoch and lane each.
 
     Args:

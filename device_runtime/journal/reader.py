@@ -106,12 +106,7 @@ class SegmentReader:
     """
 
     def __init__(
-        self,
-        header: Header,
-        hash: str,
-        body: memoryview,
-        start: int,
-        opener: FrameOpener,
+        self, header: Header, hash: str, body: memoryview, start: int, opener: FrameOpener
     ) -> None:
         self.header, self.hash = header, hash
         self._body, self._start, self._opener = body, start, opener
@@ -212,10 +207,7 @@ def verify_segment(
 
 
 def open_segment(
-    data: bytes | bytearray | memoryview,
-    *,
-    secrets: Mapping[str, bytes],
-    device: PublicIdentity,
+    data: bytes | bytearray | memoryview, *, secrets: Mapping[str, bytes], device: PublicIdentity
 ) -> SegmentReader:
     """Verify a sealed or salvaged segment and unwrap its key.
 

@@ -71,11 +71,7 @@ def _header(stream: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
 
 
 def _blocks(
-    stream: Any,
-    schema: Schema,
-    dtype: np.dtype[Any],
-    shape: tuple[int, ...],
-    cutter: Cutter,
+    stream: Any, schema: Schema, dtype: np.dtype[Any], shape: tuple[int, ...], cutter: Cutter
 ) -> Iterator[RawBlock]:
     size = dtype.itemsize * int(np.prod(shape[1:], dtype=object))
     step = max(1, CHUNK // max(size, 1))

@@ -32,10 +32,7 @@ _TEXT = ctypes.c_char_p
 _CALLS: dict[str, tuple[int, tuple[Any, ...]]] = {
     "CreateEnv": (3, (ctypes.c_int, _TEXT, _OUT)),
     "CreateSessionFromArray": (8, (_POINTER, _POINTER, ctypes.c_size_t, _POINTER, _OUT)),
-    "Run": (
-        9,
-        (_POINTER, _POINTER, _OUT, _OUT, ctypes.c_size_t, _OUT, ctypes.c_size_t, _OUT),
-    ),
+    "Run": (9, (_POINTER, _POINTER, _OUT, _OUT, ctypes.c_size_t, _OUT, ctypes.c_size_t, _OUT)),
     "CreateSessionOptions": (10, (_OUT,)),
     "SetSessionLogSeverityLevel": (22, (_POINTER, ctypes.c_int)),
     "SetIntraOpNumThreads": (24, (_POINTER, ctypes.c_int)),

@@ -90,11 +90,7 @@ def _run(tag: int, wire: int, data: memoryview, begin: int, stop: int) -> int:
 def _number(tag: int, wire: int) -> re.Pattern[bytes]:
     """Match one or more numbers with this tag; there are few tags, so few patterns."""
     mark = re.escape(_encoded(tag))
-    body = {
-        VARINT: rb"[\x80-\xff]{0,9}+[\x00-\x7f]",
-        FIXED64: b".{8}",
-        FIXED32: b".{4}",
-    }[wire]
+    body = {VARINT: rb"[\x80-\xff]{0,9}+[\x00-\x7f]", FIXED64: b".{8}", FIXED32: b".{4}"}[wire]
     return re.compile(b"(?:" + mark + body + b")++", re.DOTALL)
 
 

@@ -8,12 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from device_runtime.errors import (
-    AdmissionError,
-    IncompatibleError,
-    MachineError,
-    ModelLoadError,
-)
+from device_runtime.errors import AdmissionError, IncompatibleError, MachineError, ModelLoadError
 from device_runtime.format.manifest import Manifest
 from device_runtime.home import Home
 from device_runtime.model.graph import GraphFacts, admit, inspect_graph

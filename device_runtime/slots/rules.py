@@ -83,10 +83,7 @@ def note(generation: Generation, kind: str, **data: object) -> Generation:
 
 
 def revoke(
-    generation: Generation,
-    keys: frozenset[str],
-    digests: frozenset[str],
-    stopped: frozenset[str],
+    generation: Generation, keys: frozenset[str], digests: frozenset[str], stopped: frozenset[str]
 ) -> Generation:
     """Add what a quorum revoked; a stopped bundle is revoked too. Nothing is ever taken back."""
     digests |= stopped

@@ -92,12 +92,7 @@ def run_selftest(
     return _run(
         folder,
         limits(manifest, policy),
-        {
-            "rtol": manifest.rtol,
-            "atol": manifest.atol,
-            "threads": policy.threads,
-            "engine": engine,
-        },
+        {"rtol": manifest.rtol, "atol": manifest.atol, "threads": policy.threads, "engine": engine},
         python,
     )
 

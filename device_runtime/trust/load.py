@@ -13,11 +13,7 @@ from pathlib import Path
 
 from device_runtime.crypt import sha256
 from device_runtime.disk import Disk
-from device_runtime.errors import (
-    DigestMismatchError,
-    LengthMismatchError,
-    VerificationError,
-)
+from device_runtime.errors import DigestMismatchError, LengthMismatchError, VerificationError
 from device_runtime.format import canonical
 from device_runtime.format import manifest as manifests
 from device_runtime.format import schema as schemas

@@ -101,10 +101,7 @@ class Source:
             yield read_at(self._file, entry.offset + offset, min(CHUNK, entry.size - offset))
 
     def stream(
-        self,
-        name: str,
-        target: Target,
-        sink: Callable[[memoryview], object] | None = None,
+        self, name: str, target: Target, sink: Callable[[memoryview], object] | None = None
     ) -> None:
         """Hash an entry while `sink` takes it piece by piece; what it took counts only afterwards.
 
