@@ -54,6 +54,25 @@ def test_status_starts_light(lab):
     assert done.stderr.strip() == "[]"
 
 
+PATHS = """
+import sys
+from device_runtime.__main__ import import_paths
+import_paths()
+from pathlib import Path
+print({"urllib.parse", "ipaddress"} & set(sys.modules))
+print(Path("/a b/\u00e9").as_uri())
+import urllib.parse
+print(urllib.parse.quote("a b"))
+"""
+
+
+def test_paths_start_without_urls_and_make_them_when_they_are_asked_for():
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", PATHS], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["set()", "file:///a%20b/%C3%A9", "a%20b"]
+
+
 COMMAND = Command(
     print,
     "does something",
