@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepack.errors import DataError
 from edgepack.recipe import Recipe
-from edgepack.typed import NO_NUMBER, typed, words_kept
+from edgepack.typed import says_none, typed, words_kept
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -309,8 +309,8 @@ def _cut(
 def _as_time(recipe: Recipe, values: pd.Series[Any]) -> pd.Series[Any]:
     import pandas as pd
 
-    if pd.api.types.is_string_dtype(values.dtype):
-        values = values.mask(values.str.strip().str.lower().isin(NO_NUMBER))
+    if pd.api.types.infer_dtype(values, skipna=True) == "string":
+        values = values.mask(says_none(values))
     try:
         return pd.to_datetime(values)
     except (ValueError, TypeError) as error:

@@ -28,12 +28,17 @@ def words_kept(frame: pd.DataFrame, words: Collection[str] = ()) -> pd.DataFrame
 
     for name in frame.columns:
         column = frame[name]
-        if name in words or not pd.api.types.is_string_dtype(column.dtype):
+        if name in words or pd.api.types.infer_dtype(column, skipna=True) != "string":
             continue
-        gone = column.str.strip().str.lower().isin(NO_NUMBER).to_numpy(bool)
+        gone = says_none(column).to_numpy(bool)
         if gone.any():
             frame[name] = _without(column, gone | column.isna().to_numpy(bool))
     return frame
+
+
+def says_none(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return where a column of text says in words that there is no value."""
+    return column.str.strip().str.lower().isin(NO_NUMBER)
 
 
 def _without(column: pd.Series[Any], gone: Any) -> pd.Series[Any]:

@@ -103,9 +103,9 @@ REFUSED: dict[str, tuple[Refusal, ...]] = {
     ),
     "GaussianProcessClassifier": (
         Refusal(
-            lambda one: one.n_classes_ > 2,
-            "its converter knows two classes only",
-            "wrap it: OneVsRestClassifier, or use CalibratedClassifierCV(SVC())",
+            _always,
+            "its converter knows two classes only, by an operator that onnxruntime lacks",
+            "use CalibratedClassifierCV(SVC())",
         ),
     ),
     "CCA": (Refusal(_always, "it has no converter", "use PLSRegression"),),

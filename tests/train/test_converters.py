@@ -20,6 +20,7 @@ from sklearn.ensemble import (
     StackingClassifier,
     VotingClassifier,
 )
+from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import (
     LinearRegression,
@@ -31,6 +32,7 @@ from sklearn.linear_model import (
 )
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import StratifiedKFold
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import CategoricalNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
@@ -303,6 +305,12 @@ def test_two_classes_answer_the_same_as_several(model):
     for target, task in (("y", "binary"), ("kind", "classes")):
         found = proven(clone(model), target=target, task=task)
         assert found.report.worst < 1e-6
+
+
+def test_a_gaussian_process_of_classes_is_refused_by_name():
+    for model in (GaussianProcessClassifier(), OneVsRestClassifier(GaussianProcessClassifier())):
+        with pytest.raises(ConversionError, match="an operator that onnxruntime lacks"):
+            proven(model, target="kind", task="classes", inputs=("a", "b"))
 
 
 def test_calibrated_boosters_are_refused_by_name():

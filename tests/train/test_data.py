@@ -10,6 +10,7 @@ from edgepack.recipe import load_recipe
 from edgepack.setup.starts import write_from_data
 from edgepack.tables import batches, read_files, read_table
 from edgepack.train.fit import split, suspects
+from edgepack.typed import typed
 from support.tables import table
 
 
@@ -246,3 +247,18 @@ def test_a_time_that_is_none_is_missing(recipe_folder, logistic):
     text = (folder / "bundle.toml").read_text()
     (folder / "bundle.toml").write_text(text.replace("data.parquet", "data.csv"))
     assert read_table(load_recipe(folder))["time"].isna().sum() == 1
+
+
+def test_a_time_may_be_dates_of_python_and_truth_may_have_gaps(recipe_folder, logistic, tmp_path):
+    code = logistic + (
+        "def rows(until=None):\n"
+        "    import pandas as pd\n"
+        "    from pathlib import Path\n"
+        "    frame = pd.read_parquet(Path(__file__).parent / 'data.parquet')\n"
+        "    return frame.assign(time=frame['time'].dt.date)\n"
+    )
+    frame = read_table(load_recipe(recipe_folder(code)))
+    assert frame["time"].max() == pd.Timestamp("2024-01-17")
+    (tmp_path / "gaps.csv").write_text("yes,x\ntrue,1\n,2\nfalse,3\n")
+    with pytest.raises(DataError, match="yes is true or false, but missing in 1 rows"):
+        typed(read_files([tmp_path / "gaps.csv"]))
