@@ -94,6 +94,7 @@ class Generation:
         disk_id: Identity of the disk that the epoch belongs to; empty: the one of `init`.
         slots: At most two, oldest first.
         active: Digest of the slot that is to run; None before the first install.
+        kit_floor: Signed time of the newest kit; a bundle signed later brings its policy.
         trusted_version: Highest version accepted; 0 before the first.
         trusted_digest: Bundle digest of that version.
         rejected: Bundle digests that are not tried again.
@@ -127,6 +128,7 @@ class Generation:
     disk_id: str = ""
     slots: tuple[SlotRecord, ...] = ()
     active: str | None = None
+    kit_floor: int = 0
     trusted_version: int = 0
     trusted_digest: str = ""
     rejected: frozenset[str] = frozenset()
@@ -289,6 +291,7 @@ def _plain(value: object) -> object:
 def _from_json(value: dict[str, Any], number: int, metadata: Mapping[str, Any]) -> Generation:
     if value["version"] != VERSION:
         raise UnsupportedVersionError(f"the state of this device has version {value['version']}")
+    value.setdefault("kit_floor", 0)  # older runtimes did not note it
     given: dict[str, Any] = {
         item.name: value[item.name] for item in fields(Generation) if item.name not in _OWN
     }

@@ -279,6 +279,7 @@ def create_home(
         number=1,
         trusted=Trusted(root=kit.roots[max(kit.roots)], floor=kit.floor),
         policy=kit.policy,
+        kit_floor=kit.floor,
         epoch=os.urandom(8).hex(),
     )
     generations.commit(disk, home.state, first)
@@ -312,7 +313,7 @@ def apply_kit(home: Home, kit: KitLike) -> Generation:
             raise IncompatibleError(f"this kit is for {what} {theirs}, not {ours}")
     generation = home.generation()
     trusted = replace(generation.trusted, floor=max(generation.trusted.floor, kit.floor))
-    return home.commit(replace(generation, policy=kit.policy, trusted=trusted))
+    return home.commit(replace(generation, policy=kit.policy, kit_floor=kit.floor, trusted=trusted))
 
 
 def disk_identity(path: Path) -> str:

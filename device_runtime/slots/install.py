@@ -199,8 +199,8 @@ def take_kit(home: Home, kit: Kit) -> None:
             next="write a new one: edgepack device kit; for another base, first: wipe",
         )
     step = _walk(kit.roots, trusted, policy)
-    apply_kit(home, kit)
     _commit_root(home, step)
+    apply_kit(home, kit)
 
 
 def downgrade(home: Home, token: bytes, *, steps: Steps = REAL) -> bool:
@@ -246,10 +246,8 @@ def _trust(home: Home) -> tuple[Trusted, Policy]:
 
 def _commit_root(home: Home, step: RootStep) -> Generation:
     generation = home.generation()
-    new = replace(
-        generation,
-        trusted=replace(generation.trusted, root=step.trusted.root, floor=step.trusted.floor),
-    )
+    settled = replace(generation.trusted, root=step.trusted.root, floor=step.trusted.floor)
+    new = replace(generation, trusted=settled)
     if new.trusted != generation.trusted:
         new = rules.note(new, "trust.root", sha256=quorum.root_sha256(step.trusted.root))
     new = rules.revoke(new, step.revoked_keys, step.revoked_digests, step.stopped_digests)
@@ -348,7 +346,8 @@ def _activate(home: Home, bundle: VerifiedBundle, pin: str) -> None:
     )
     kept = tuple(slot for slot in generation.slots if leaves is None or slot != leaves)
     policy = generation.policy
-    if bundle.policy is not None:
+    # A kit of a base in 2099 counts no longer once a root has set the floor back.
+    if bundle.policy and bundle.issued > min(generation.kit_floor, generation.trusted.floor):
         policy = policies.from_bundle(policy, bundle.policy)
     new = rules.note(
         generation,

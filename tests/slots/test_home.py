@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import stat
 from dataclasses import replace
@@ -21,11 +23,12 @@ from device_runtime.errors import (
     NotInitialisedError,
     UnsupportedVersionError,
 )
+from device_runtime.format import canonical
 from device_runtime.generation import Generation, SlotRecord, Trusted
 from device_runtime.home import apply_kit, create_home, disk_identity, open_home
 from device_runtime.policy import Policy
 from support.memdisk import Dead, MemDisk
-from support.slotworld import POLICY, ROOT, Bundle, Device, root_bytes
+from support.slotworld import POLICY, ROOT, Bundle, Device, crash_out, root_bytes
 
 KIT = SimpleNamespace(
     kit_id="ab" * 8,
@@ -73,6 +76,7 @@ GENERATION = st.builds(
     revoked_keys=SETS,
     stopped_digests=SETS,
     tokens=SETS,
+    kit_floor=st.integers(0, 1 << 40),
     acked=SETS,
     trial_since_s=st.none() | st.integers(0, 1 << 40),
     ack_generations=st.dictionaries(TEXT, st.tuples(st.integers(0, 1 << 40), TEXT), max_size=3),
@@ -164,6 +168,64 @@ def test_a_newer_kit_replaces_the_policy_and_keeps_the_model():
     for other in ({"device_name": "x"}, {"device_class": "x"}, {"bundle_name": "x"}):
         with pytest.raises(IncompatibleError):
             apply_kit(device.home, SimpleNamespace(**{**vars(kit), **other}))
+
+
+def kit_signed_at(moment: int, threads: int) -> SimpleNamespace:
+    """A kit of a base whose latest signed time is `moment`."""
+    floor = KIT.floor + moment
+    return SimpleNamespace(
+        **{**vars(KIT), "policy": replace(POLICY, threads=threads), "floor": floor}
+    )
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.sampled_from(["kit", "bundle"]), st.integers(1, 9)), max_size=8))
+def test_a_bundle_brings_its_policy_only_if_it_was_signed_after_the_kit(steps):
+    """A bundle of version v is signed at v, a kit with floor v was written before v + 1."""
+    device, kit, newest, now = Device(), 0, 0, POLICY.threads
+    for step, (what, at) in enumerate(steps, 10):
+        if what == "kit":
+            apply_kit(device.home, kit_signed_at(at, step))
+            kit, now = at, step
+        elif at > newest:
+            device.install(Bundle(at, policy=replace(POLICY, threads=step)))
+            newest, now = at, step if at > kit else now
+        assert device.generation.policy.threads == now
+
+
+def test_a_rejected_bundle_that_is_tried_again_does_not_bring_its_old_policy_back():
+    device = Device()
+    bundle = Bundle(2, kind="crash", policy=replace(POLICY, threads=3))
+    device.good(Bundle(1))
+    assert device.install(bundle).outcome == "installed"
+    assert device.generation.policy.threads == 3
+    crash_out(device)
+    device.start()
+    assert device.record(bundle).state == "rejected"
+    apply_kit(device.home, kit_signed_at(2, 5))
+    assert device.install(bundle, retry=True).outcome == "installed"
+    assert device.generation.policy.threads == 5
+
+
+def test_a_kit_of_a_base_in_2099_does_not_shut_out_policies_after_the_floor_is_set_back():
+    device = Device()
+    apply_kit(device.home, kit_signed_at(73 * 365 * 86400, 5))
+    now = device.generation
+    device.home.commit(replace(now, trusted=replace(now.trusted, floor=KIT.floor)))
+    device.install(Bundle(1, policy=replace(POLICY, threads=3)))
+    assert device.generation.policy.threads == 3
+
+
+def test_the_state_of_a_runtime_that_did_not_note_the_time_of_its_kit_is_read():
+    device = Device()
+    folder = device.home.state / f"gen-{device.generation.number}"
+    node = device.disk._find(folder / "generation.json")
+    value = json.loads(bytes(node.seen).split(b"\n", 1)[1])
+    del value["kit_floor"]
+    body = canonical.encode(value)
+    node.seen[:] = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    home = open_home(ROOT, disk=device.disk, clock=FixedClock(), disk_id="d")
+    assert home.generation() == replace(device.generation, kit_floor=0)
 
 
 def test_the_secret_key_is_readable_by_its_owner_only(tmp_path):

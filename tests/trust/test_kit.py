@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import pytest
 
+from device_runtime import policy as policies
 from device_runtime.disk import RealDisk
 from device_runtime.errors import EdgepackError, FormatError, UsageError, VerificationError
+from device_runtime.format import canonical
 from device_runtime.format.words import words
-from device_runtime.generation import Trusted
+from device_runtime.generation import Generation, Trusted
 from device_runtime.home import open_home
 from device_runtime.trust.kit import read_kit
 from edgepack.errors import DeviceUnknownError, KeyringError
 from edgepack.fleet.kit import sign_kit, write_kit
 from edgepack.keys import ceremony
+from edgepack.keys.roles import class_policy
 from edgepack.registry import PlanRow, Registry
 from edgepack.workspace import Workspace
-from support import devicelab
+from support import devicelab, realbundle
 from support.attacks import split
 from support.trustsim import DISK, NAME, Base, document, pack, sign_document, unpack
 
@@ -301,3 +305,36 @@ def test_a_kit_without_the_root_that_a_device_trusts_changes_nothing(
         assert done.returncode == 20
         assert b"lacks root 2" in done.stderr
     assert open_home(root, disk=DISK, clock=base.clock).generation().trusted == trusted
+
+
+def test_a_bundle_signed_before_a_kit_does_not_undo_its_policy_and_a_later_one_brings_its_own(
+    base: Base, out: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "home"
+
+    def bundle(mode: str, slope: float) -> Path:
+        said = policies.to_json(replace(class_policy(base.ws, "field"), log_mode=mode))
+        files = {**devicelab.payload(slope), "policy.json": canonical.encode(said)}
+        return realbundle.publish(base, files)
+
+    def now() -> Generation:
+        return open_home(root, disk=DISK, clock=base.clock).generation()
+
+    def init() -> None:
+        done = devicelab.run(root, "init", out, "--fingerprint", write(base, out))
+        assert done.returncode == 0, done.stderr
+
+    init()
+    assert devicelab.run(root, "install", bundle("full", 1.0)).returncode == 0
+    older = bundle("full", 2.0)
+    recipe = base.ws.root / "edgepack.toml"
+    before = recipe.read_text()
+    recipe.write_text(before.replace("[class.field]", '[class.field]\nlog_mode = "sketch"'))
+    init()
+    assert now().policy.log_mode == "sketch"
+    assert now().trusted.floor == read_kit(DISK, out).floor == base.now
+    assert devicelab.run(root, "install", older).returncode == 0
+    assert now().policy.log_mode == "sketch"
+    recipe.write_text(before)
+    assert devicelab.run(root, "install", bundle("full", 3.0)).returncode == 0
+    assert now().policy.log_mode == "full"
