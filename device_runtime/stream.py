@@ -29,7 +29,6 @@ from device_runtime.model.rows import ByteStream, Cutter, RawBlock, Rest, read_s
 from device_runtime.predictor import MARK_ROWS, Stream
 from device_runtime.record import dataclass, replace
 
-CHUNK_ROWS = 16_384
 SUFFIX = ".resume"
 SHOWN_ISSUES = 5
 
@@ -153,7 +152,7 @@ class Run:
             self.source,
             self.schema,
             name=self.name,
-            chunk_rows=CHUNK_ROWS,
+            chunk_rows=self.journal.block_rows,
             skip=skip,
             first_rows=first_rows,
         )

@@ -22,6 +22,7 @@ from device_runtime.policy import Policy, from_json, to_json
 from edgepack.errors import KeyringError, WorkspaceError
 from edgepack.units import size
 
+LEAST_ROOM = 1 << 20  # what a journal needs beside its reserve
 FILE = "edgepack.toml"
 FOLDERS: tuple[str, ...] = (
     "bundles",
@@ -367,6 +368,13 @@ def _class(name: str, table: Any) -> DeviceClass:
         if not isinstance(item, str):
             raise FormatError(f"{key} must be a text")
     given = {key: size(item) if key.endswith("_bytes") else item for key, item in table.items()}
-    policy = to_json(Policy(name))
-    policy.update((key, item) for key, item in given.items() if key in known)
-    return DeviceClass(name, from_json(policy), **machine)
+    value = to_json(Policy(name))
+    value.update((key, item) for key, item in given.items() if key in known)
+    policy = from_json(value)
+    if policy.quota_bytes - policy.reserve_bytes < LEAST_ROOM:
+        reserve = policy.reserve_bytes
+        raise FormatError(
+            f"quota_bytes must be at least {reserve + LEAST_ROOM:,}: 1 MiB more than reserve_bytes,"
+            f" which is {reserve:,}"
+        )
+    return DeviceClass(name, policy, **machine)

@@ -32,6 +32,9 @@ from device_runtime.policy import Policy
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _FEW_RECORDS = 256  # at a shutdown so few are not worth importing numpy: frames go verbatim
 _ANY = 1 << 32  # more records than a segment has
+_SEGMENTS = 8  # both lanes keep the newest and fill another; each may be a block over its size
+_ROW_BYTES = 1024  # a block of rows up to this size is no larger than a segment
+MAX_BLOCK_ROWS = 16_384
 START_BYTES = 16 << 10  # headers of the segments that an append may have to start
 
 
@@ -41,6 +44,7 @@ class Keeper:
     Attributes:
         epoch: The current one.
         salvaged: Segments of crashed processes that were sealed.
+        block_rows: Rows that are to be appended at once, of an input of many.
     """
 
     def __init__(
@@ -61,12 +65,11 @@ class Keeper:
         self._encoder = RowEncoder(Layout(), None, b"")
         self._acked: frozenset[str] = frozenset()
         self._owed: list[Hole] = []
-        self._lost = 0
-        self._unjournaled = 0
-        self._evicted = 0
+        self._lost = self._unjournaled = self._evicted = 0
         self._recovered = False
-        self._segment_bytes = policy.segment_bytes
         self._limit = policy.quota_bytes - policy.reserve_bytes
+        self._segment_bytes = min(policy.segment_bytes, self._limit // _SEGMENTS)
+        self.block_rows = min(MAX_BLOCK_ROWS, max(1, self._segment_bytes // _ROW_BYTES))
 
     # --- open segments -----------------------------------------------------------------------
 

@@ -246,7 +246,7 @@ class Journal(Keeper):
         """After a failed write: make room, or leave the file; return where to write once more."""
         if error.errno in FULL:
             self._reserve.release()
-            self.free_room(self._policy.segment_bytes)
+            self.free_room(self._segment_bytes)
         else:
             active.broken = True
         if active.broken:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from device_runtime import stream
 from device_runtime.disk import RealDisk
+from device_runtime.journal import keeper
 from device_runtime.predictor import Stream
 from support import devicelab
 
@@ -71,7 +73,7 @@ class _Cut(BaseException):
 @pytest.mark.parametrize("block", [0, 1, 2])
 def test_cut_off_between_journal_and_answer(lab, rows, where, block, monkeypatch):
     """The same at the exact points where it matters, block by block."""
-    monkeypatch.setattr(stream, "CHUNK_ROWS", 1000)
+    monkeypatch.setattr(keeper, "MAX_BLOCK_ROWS", 1000)
     out = lab.folder / "out.csv"
     count = 0
     write = stream.Output.write
@@ -180,3 +182,17 @@ def test_the_key_of_a_row_that_could_not_be_read_is_empty(lab):
     assert lab.run("predict", source, "--out", out).returncode == 40
     keys = [line.split(b",")[1] for line in out.read_bytes().splitlines()[1:]]
     assert keys == [b"7", b"", b"9", b""]
+
+
+def test_an_input_of_any_length_is_answered_under_a_quota_smaller_than_a_segment(make_lab):
+    """Blocks and segments follow the quota; what nobody acknowledged yet goes, with a HOLE."""
+    lab = make_lab(quota_bytes=1 << 20, reserve_bytes=1 << 18)
+    rows = devicelab.csv_of(devicelab.rows(60_000), lab.folder / "rows.csv")
+    done = lab.run("predict", rows, "--out", lab.folder / "out.csv")
+    assert done.returncode == 0, done.stderr
+    used = sum(path.stat().st_size for path in (lab.root / "journal").iterdir())
+    assert used <= 1 << 20
+    assert (lab.folder / "out.csv").read_bytes().count(b"\n") == 60_001
+    state = json.loads(lab.run("status", "--json").stdout)["journal"]
+    assert 0 < state["rows_on_device"] < 60_000
+    assert state["records_lost"] > 0

@@ -55,6 +55,8 @@ def test_a_folder_with_files_is_refused(tmp_path):
         ("format = 2\n[class.field]", "format must be 1"),
         ("format = 1\n[class.field]\nquota = 3", "unknown fields: quota"),
         ('format = 1\n[class.field]\nquota_bytes = "much"', "not a size"),
+        ('format = 1\n[class.field]\nquota_bytes = "1 MiB"', "must be at least 34,603,008"),
+        ("format = 1\n[class.field]\nquota_bytes = 0", "1 MiB more than reserve_bytes"),
         ('format = 1\n[class.field]\nstrict = "yes"', "strict must be a bool"),
         ('format = 1\n[class.field]\ndurability = "never"', "durability must be"),
         ('format = 1\n[class.field]\nrecipients = ["00"]', "unknown fields: recipients"),
