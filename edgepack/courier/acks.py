@@ -83,7 +83,8 @@ def write_acks(
 ) -> int:
     """Write an ack for every device that has ever sent something; return how many are there.
 
-    An ack that says the same is left as it is.
+    An ack that says the same is left as it is. Those of a former identity of this base go once
+    their device has believed one of the present.
 
     Raises:
         StickFullError: No room for one.
@@ -93,12 +94,24 @@ def write_acks(
     for device in registry.devices("accepted", "retired", "compromised"):
         ack = make_ack(registry, base, device, offered.get(device.device, ()))
         relative = ack_path(device.device, base)
-        if _same_ack(stick, relative, ack):
-            written += 1
-            continue
-        stick.put(relative, encode_ack(ack, identity.sign_both))
+        if not _same_ack(stick, relative, ack):
+            stick.put(relative, encode_ack(ack, identity.sign_both))
         written += 1
+        if _believes(registry, device.device, base):
+            for file in stick.files(f"acks/{device.device}"):
+                if file != f"{base}.ack":
+                    stick.remove(f"acks/{device.device}/{file}")
     return written
+
+
+def _believes(registry: Registry, device: str, base: str) -> bool:
+    """Whether a device has believed an ack of this identity.
+
+    Its policy names one, so it ignores those of a former one; another copy of it may not.
+    """
+    if any(alarm.kind == "fork" for alarm in registry.alarms(device)):
+        return False
+    return any(base in report_from_body(r.body).generations for r in registry.reports(device)[:1])
 
 
 def _same_ack(stick: Stick, relative: str, ack: Ack) -> bool:

@@ -212,3 +212,36 @@ def test_acknowledged_segments_go_after_their_days_of_powered_on_time(lab, days)
     report = device.sync(stick)
     assert report.acked.pruned_rows >= 3 or days == 0
     assert not [info for info in device.journal.sealed() if info.first == 0 and info.lane]
+
+
+def test_acks_of_a_former_identity_leave_the_stick_once_their_device_believes_the_new_one(lab):
+    """Who has not heard of the rotation yet keeps them: nothing else lets his journal go."""
+    devices = {name: lab.accepted(name) for name in ("press-1", "press-2")}
+    stick, former = lab.stick(), lab.ring.base.public.id
+    for device in devices.values():
+        device.rows([1, 2, 3], sync=True)
+        device.sync(stick)
+    lab.sync(stick)
+    lab.ring = replace(lab.ring, base=Identity.generate())
+    current = lab.ring.base.public.id
+    told, untold = devices.values()
+
+    def there(device):
+        folder = stick / "EDGEPACK" / "acks" / device.home.card.device_id
+        return {path.stem for path in folder.iterdir()}
+
+    lab.sync(stick)
+    assert there(told) == there(untold) == {former, current}
+    told.home.commit(replace(told.home.generation(), policy=lab.policy()))
+    assert any(former in note for note in told.sync(stick).notes)
+    assert untold.sync(stick).acked.marked
+    lab.sync(stick)
+    assert there(told) == {current}
+    assert there(untold) == {former, current}
+    assert not told.sync(stick).notes
+    with lab.registry() as registry:
+        registry.alarm("fork", untold.home.card.device_id, "", "copied", 0)
+    untold.home.commit(replace(untold.home.generation(), policy=lab.policy()))
+    untold.sync(stick)
+    lab.sync(stick)
+    assert there(untold) == {former, current}, "another copy of it may not have heard"
