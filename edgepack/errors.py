@@ -94,7 +94,7 @@ class ClockError(KeyringError):
     """The time of a signature does not fit the clock, or comes before what was signed last."""
 
     code = "keys.clock"
-    advice = "set the clock of this machine; if it is right: sign --force-time"
+    advice = "set the clock of this machine; if it is right: repeat with --force-time"
 
 
 class DeviceUnknownError(EdgepackError):

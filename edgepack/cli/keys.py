@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _WORKSPACE = typer.Option("", "--workspace", "-C", help="The workspace; else found from here up.")
 _FILE = typer.Argument(help="A .half file from another custodian.")
+_FORCE = typer.Option(False, "--force-time", help="Sign although times differ.")
 _JSON = typer.Option(False, "--json", help="Print one JSON object and nothing else.")
 
 
@@ -92,6 +93,7 @@ def rotate(
     family: str = typer.Option(
         "", help="Only the ed25519 or the ml-dsa key of root or targets: each custodian his own."
     ),
+    force_time: bool = _FORCE,
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
@@ -101,7 +103,9 @@ def rotate(
 
     ws = _open(workspace)
     with ws.lock():
-        outcome = ceremony.rotate(ws, _ring(ws), role, clock=SystemClock(), family=family)
+        outcome = ceremony.rotate(
+            ws, _ring(ws), role, clock=SystemClock(), family=family, force_time=force_time
+        )
         _show(Screen(json), outcome)
 
 
@@ -109,6 +113,7 @@ def rotate(
 def revoke(
     what: str = typer.Argument(help="A key id, NAME-VERSION of a bundle, or a bundle digest."),
     stop: bool = typer.Option(False, "--stop", help="It must not run even as a last resort."),
+    force_time: bool = _FORCE,
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
@@ -118,7 +123,9 @@ def revoke(
 
     ws = _open(workspace)
     with ws.lock():
-        outcome = ceremony.revoke(ws, _ring(ws), what, clock=SystemClock(), stop=stop)
+        outcome = ceremony.revoke(
+            ws, _ring(ws), what, clock=SystemClock(), stop=stop, force_time=force_time
+        )
         _show(Screen(json), outcome)
 
 
@@ -127,6 +134,7 @@ def recover(
     floor: bool = typer.Option(
         False, "--floor", help="This base had signed with a clock in the future: end that."
     ),
+    force_time: bool = _FORCE,
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:
@@ -136,7 +144,9 @@ def recover(
 
     ws = _open(workspace)
     with ws.lock():
-        outcome = ceremony.recover(ws, _ring(ws), clock=SystemClock(), floor=floor)
+        outcome = ceremony.recover(
+            ws, _ring(ws), clock=SystemClock(), floor=floor, force_time=force_time
+        )
         _show(Screen(json), outcome)
 
 
@@ -147,11 +157,11 @@ def forget(
     json: bool = _JSON,
 ) -> None:
     """Destroy a key that is not in use. A journal key only when no device needs it any more."""
-    from edgepack.keys import ceremony
+    from edgepack.keys import retired
 
     ws = _open(workspace)
     with ws.lock():
-        _show(Screen(json), ceremony.forget(ws, _ring(ws), key))
+        _show(Screen(json), retired.forget(ws, _ring(ws), key))
 
 
 @guard
@@ -192,7 +202,7 @@ def downgrade(
 @guard
 def sign(
     file: Path = _FILE,
-    force_time: bool = typer.Option(False, "--force-time", help="Sign although times differ."),
+    force_time: bool = _FORCE,
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
 ) -> None:

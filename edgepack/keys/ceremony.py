@@ -23,10 +23,10 @@ from device_runtime.format import canonical
 from device_runtime.policy import Policy
 from device_runtime.trust import quorum
 from device_runtime.trust.token import KIND, Token, read_token, token_of, token_signed
-from edgepack.errors import ClockError, KeyringError
+from edgepack.errors import KeyringError
 from edgepack.keys import roles, sign
 from edgepack.keys.keyfile import KeyFile, Passphrase, reseal
-from edgepack.keys.lints import DAY, days
+from edgepack.keys.lints import DAY, last_signed, lint_half_root, lint_root
 from edgepack.keys.ring import FAMILIES, PublicRing, Ring
 from edgepack.registry import Registry
 
@@ -70,7 +70,9 @@ def found(ws: Any, passphrase: str, clock: Clock) -> Ring:
     return ring
 
 
-def rotate(ws: Any, ring: Ring, role: str, *, clock: Clock, family: str = "") -> Outcome:
+def rotate(
+    ws: Any, ring: Ring, role: str, *, clock: Clock, family: str = "", force_time: bool = False
+) -> Outcome:
     """Draw new keys for a role.
 
     Args:
@@ -81,6 +83,7 @@ def rotate(ws: Any, ring: Ring, role: str, *, clock: Clock, family: str = "") ->
         clock: For the time in the new root.
         family: `ed25519` or `ml-dsa`: only that key of root or targets, so that each of two
             custodians draws his own; both if empty.
+        force_time: Make the root although its time leaps.
 
     Raises:
         UsageError: No such role or family, or one that cannot be rotated.
@@ -90,11 +93,12 @@ def rotate(ws: Any, ring: Ring, role: str, *, clock: Clock, family: str = "") ->
     if family and family not in FAMILIES.get(role, ()):
         raise UsageError(f"{role} has no key of family {family}", next="see: edgepack keys list")
     if role in FAMILIES:
-        root = _newest(ws)
+        root = settled_root(ws)
         stay = [key for key in roles.keys_of(root, role) if family and key.keytype != family]
         with roles.named_or_gone(ws, ring):
             drawn = _public_keys(ring.draw(role, now, (family,) if family else ()))
-            return _make_root(ws, ring, root, roles.Change({role: (*drawn, *stay)}), now)
+            change = roles.Change({role: (*drawn, *stay)})
+            return _make_root(ws, ring, root, change, now, force_time)
     if role not in _OWN:
         raise UsageError(
             f"{role!r} cannot be rotated",
@@ -140,7 +144,9 @@ def passphrase(ring: Ring, new: str) -> Outcome:
     return Outcome(ring.folder, complete=True, missing=(), what=what)
 
 
-def revoke(ws: Any, ring: Ring, what: str, *, clock: Clock, stop: bool = False) -> Outcome:
+def revoke(
+    ws: Any, ring: Ring, what: str, *, clock: Clock, stop: bool = False, force_time: bool = False
+) -> Outcome:
     """Revoke a key or a bundle, in a new root.
 
     A revoked key of a role is replaced at once. Every installed bundle that it signed is passed
@@ -152,11 +158,12 @@ def revoke(ws: Any, ring: Ring, what: str, *, clock: Clock, stop: bool = False) 
         what: A key id (8 characters or more), `NAME-VERSION`, or a bundle digest.
         clock: For the time in the new root.
         stop: A revoked bundle must not run even where nothing else can.
+        force_time: Make the root although its time leaps.
 
     Raises:
         UsageError: Nothing here is called so.
     """
-    root, now = _newest(ws), roles.seconds(clock)
+    root, now = settled_root(ws), roles.seconds(clock)
     with Registry.open(ws.registry) as registry:
         bundles = {f"{row.name}-{row.version}": row.digest for row in registry.bundles()}
     digests = {d for name, d in bundles.items() if what in (name, d)}
@@ -164,7 +171,7 @@ def revoke(ws: Any, ring: Ring, what: str, *, clock: Clock, stop: bool = False) 
         gone = frozenset(digests)
         ended = gone if stop else frozenset()
         change = roles.Change({}, revoke_digests=gone, stop_digests=ended)
-        return _make_root(ws, ring, root, change, now)
+        return _make_root(ws, ring, root, change, now, force_time)
     if stop:
         raise UsageError(
             f"{what} is no bundle, and only bundles are stopped", next="see: edgepack status"
@@ -186,58 +193,12 @@ def revoke(ws: Any, ring: Ring, what: str, *, clock: Clock, stop: bool = False) 
             if matches[0] in keyids
         }
         change = roles.Change(keys, revoke_keys=frozenset(matches))
-        return _make_root(ws, ring, root, change, now)
+        return _make_root(ws, ring, root, change, now, force_time)
 
 
-def forget(ws: Any, ring: Ring, what: str) -> Outcome:
-    """Destroy a key that is not in use any more: what is not there cannot be stolen.
-
-    Nobody can read old journals with a journal key that is gone; nobody can sign with a key that
-    an old root named, for a device that has not yet seen the newer ones.
-
-    Args:
-        ws: The workspace.
-        ring: Its keys.
-        what: Id of the key (8 characters or more).
-
-    Raises:
-        UsageError: It is in use, or no such key is here; or a device still has journals for it, or
-            journals that cannot be read yet are held here.
-    """
-    public, named = ring.public(), roles.root_keyids(_newest(ws))
-    retired = {key.id for key in public.journal[1:]}
-    retired |= {k.id for role in FAMILIES for k in ring.of_role(role) if k.id not in named[role]}
-    retired |= {key.id for key in ring.of_role("base") if key.id != public.base.id}
-    retired |= {key.id for key in ring.of_role("oms") if key.body["public"] != public.oms}
-    found = [keyid for keyid in sorted(retired) if len(what) >= 8 and keyid.startswith(what)]
-    if len(found) != 1:
-        raise UsageError(f"{what} is no key that is out of use", next="see: edgepack keys list")
-    if found[0] in {key.id for key in public.journal}:
-        _nobody_needs(ws, found[0])
-        ring.write_public(
-            replace(public, journal=tuple(k for k in public.journal if k.id != found[0]))
-        )
-    ring.destroy(found[0])
-    then = "delete it from copies of keys/ and from backups too"
-    return Outcome(ring.folder, True, (), f"key {found[0]} is gone", then)
-
-
-def _nobody_needs(ws: Any, keyid: str) -> None:
-    with Registry.open(ws.registry) as registry:
-        out, held = registry.recipients_out().get(keyid, []), registry.held()
-    if out:
-        raise UsageError(
-            f"devices still have journals for this key: {', '.join(out)}",
-            next="bring them home first: edgepack sync STICK",
-        )
-    if held:
-        raise UsageError(
-            f"{len(held)} journals are held here that may need this key",
-            next="import them first; see: edgepack status",
-        )
-
-
-def recover(ws: Any, ring: Ring, *, clock: Clock, floor: bool = False) -> Outcome:
+def recover(
+    ws: Any, ring: Ring, *, clock: Clock, floor: bool = False, force_time: bool = False
+) -> Outcome:
     """Make the root that ends an emergency.
 
     Args:
@@ -247,14 +208,15 @@ def recover(ws: Any, ring: Ring, *, clock: Clock, floor: bool = False) -> Outcom
         floor: The base had signed with a clock in the future: set the time floor of every device
             back to now, and revoke what was signed in the future. Without it: the release
             (timestamp) key was stolen and is replaced.
+        force_time: Make the root although its time leaps.
     """
     if not floor:
-        return rotate(ws, ring, "release", clock=clock)
-    root, now = _newest(ws), roles.seconds(clock)
+        return rotate(ws, ring, "release", clock=clock, force_time=force_time)
+    root, now = settled_root(ws), roles.seconds(clock)
     with Registry.open(ws.registry) as registry:
         future = frozenset(row.digest for row in registry.bundles() if row.issued > now + DAY)
     change = roles.Change({}, revoke_digests=future, floor_reset=now)
-    return _make_root(ws, ring, root, change, now)
+    return _make_root(ws, ring, root, change, now, force_time)
 
 
 def downgrade(ws: Any, ring: Ring, name: str, version: int, *, clock: Clock) -> Outcome:
@@ -311,10 +273,11 @@ def sign_half(ws: Any, ring: Ring, file: Path, *, clock: Clock, force_time: bool
         return _sign_token(ws, ring, value, token_of(value["signed"]))
     if kind != "root":
         raise FormatError(f"{file} is neither a half-signed root, token nor bundle")
+    lint_half_root(roles.seconds(clock), quorum.root_facts(data).issued, force_time)
     return _finish_root(ws, ring, Metadata[Root].from_bytes(data))
 
 
-def _newest(ws: Any) -> bytes:
+def settled_root(ws: Any) -> bytes:
     """Return the root that the next one follows, unless there is a half-signed next one.
 
     Raises:
@@ -333,15 +296,18 @@ def _newest(ws: Any) -> bytes:
 
 
 def _make_root(
-    ws: Any, ring: Ring, previous: bytes | None, change: roles.Change, now: int
+    ws: Any,
+    ring: Ring,
+    previous: bytes | None,
+    change: roles.Change,
+    now: int,
+    force_time: bool = False,
 ) -> Outcome:
-    if previous is not None and change.floor_reset is None:
-        issued = quorum.root_facts(previous).issued
-        if now < issued:
-            raise ClockError(
-                f"this machine's clock is {days(now - issued)} the newest root",
-                next="set the clock; if the root's is wrong: edgepack keys recover --floor",
-            )
+    if previous is not None:
+        facts, resets = quorum.root_facts(previous), change.floor_reset is not None
+        with Registry.open(ws.registry) as registry:
+            last = last_signed(registry, facts)
+        lint_root(now, facts, last, force_time, resets=resets)
     return _finish_root(ws, ring, roles.new_root(previous, change, now))
 
 

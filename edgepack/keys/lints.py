@@ -11,9 +11,18 @@ from device_runtime.trust.source import Source
 from edgepack.errors import ClockError, KeyringError
 from edgepack.keys import roles
 from edgepack.keys.ring import Ring
+from edgepack.registry import Registry
 
 DAY = 86400
 LEAP_DAYS = 400
+
+
+def last_signed(registry: Registry, facts: quorum.RootFacts, name: str | None = None) -> int:
+    """Return when the last bundle (of this name) that is not revoked was signed; 0 for none."""
+    bundles = registry.bundles(name)
+    return max(
+        (row.issued for row in bundles if row.digest not in facts.revoked_digests), default=0
+    )
 
 
 def lint_time(now: int, expires: int, facts: quorum.RootFacts, last: int, force_time: bool) -> None:
@@ -24,16 +33,48 @@ def lint_time(now: int, expires: int, facts: quorum.RootFacts, last: int, force_
             f"this machine's clock is {days(now - latest)} what was signed last",
             why="a device would take the bundle for an old one",
         )
-    if now - latest > LEAP_DAYS * DAY and not force_time:
-        raise ClockError(
-            f"this machine's clock is {days(now - latest)} what was signed last",
-            why="every device would take that time for the present, for ever",
-        )
+    _lint_leap(now, latest, force_time)
     if expires > facts.expires:
         raise KeyringError(
             f"the root expires before the bundle would: {days(facts.expires - expires)} it",
             why="devices would refuse a valid bundle because of its root",
             next="make a new root with: edgepack keys rotate root",
+        )
+
+
+def lint_root(
+    now: int, facts: quorum.RootFacts, last: int, force_time: bool, *, resets: bool
+) -> None:
+    """Refuse a root whose time would come before the one before, or leap like that of a bundle.
+
+    Args:
+        now: Its time.
+        facts: What the root before says.
+        last: When the last bundle was signed; 0 for none.
+        force_time: It may leap.
+        resets: It sets the time floor back: then the root before may lie in the future.
+    """
+    if now < facts.issued and not resets:
+        raise ClockError(
+            f"this machine's clock is {days(now - facts.issued)} the newest root",
+            next="set the clock; if the root's is wrong: edgepack keys recover --floor",
+        )
+    _lint_leap(now, max(last, facts.issued), force_time)
+
+
+def lint_half_root(now: int, issued: int, force_time: bool) -> None:
+    """Refuse to add a signature to a root whose time is still to come."""
+    if issued > now + DAY and not force_time:
+        raise ClockError(
+            f"the half-signed root was issued {days(issued - now)} this machine's clock"
+        )
+
+
+def _lint_leap(now: int, latest: int, force_time: bool) -> None:
+    if now - latest > LEAP_DAYS * DAY and not force_time:
+        raise ClockError(
+            f"this machine's clock is {days(now - latest)} what was signed last",
+            why="every device would take that time for the present, for ever",
         )
 
 

@@ -30,7 +30,7 @@ from device_runtime.trust.custom import read_targets
 from device_runtime.trust.source import Source, open_source
 from edgepack.errors import ClockError, KeyringError
 from edgepack.keys import oms, roles
-from edgepack.keys.lints import DAY, days, lint_policy, lint_time
+from edgepack.keys.lints import DAY, days, last_signed, lint_policy, lint_time
 from edgepack.keys.ring import Ring
 from edgepack.registry import BundleRow, Registry
 
@@ -189,16 +189,8 @@ def _fresh(
     said = _read_unsigned(source.small(UNSIGNED, 1 << 20))
     root = roles.newest_root(ws)
     facts = quorum.root_facts(root)
-    last = max(
-        (
-            row.issued
-            for row in registry.bundles(said.name)
-            if row.digest not in facts.revoked_digests
-        ),
-        default=0,
-    )
     expires = now + said.expiry_days * DAY
-    lint_time(now, expires, facts, last, force_time)
+    lint_time(now, expires, facts, last_signed(registry, facts, said.name), force_time)
     lint_policy(ring, source)
     files = {name: _digest(source, name) for name in source.index.names("payload")}
     if oms.FILE in files:

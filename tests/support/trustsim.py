@@ -172,9 +172,9 @@ class Base:
             self.ws, self.ring, unsigned, clock=self.clock, force_time=force_time
         )
 
-    def rotate(self, role: str) -> ceremony.Outcome:
+    def rotate(self, role: str, *, force_time: bool = False) -> ceremony.Outcome:
         self.clock.advance(3600)
-        return ceremony.rotate(self.ws, self.ring, role, clock=self.clock)
+        return ceremony.rotate(self.ws, self.ring, role, clock=self.clock, force_time=force_time)
 
     def trusted(self) -> Trusted:
         """What a device provisioned today trusts."""

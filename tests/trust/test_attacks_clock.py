@@ -67,7 +67,7 @@ def test_the_clock_of_a_device_never_raises_its_floor(base: Base) -> None:
 def test_a_base_set_to_2099_cannot_lock_its_fleet(base: Base) -> None:
     device = base.device()
     base.clock.advance(73 * YEAR)
-    base.rotate("root")  # the old one would expire first; its time is wrong too
+    base.rotate("root", force_time=True)  # the old one would expire first; its time is wrong too
     future = base.publish(force_time=True)
     device.install(future)
     base.clock.advance(-73 * YEAR)
@@ -145,7 +145,7 @@ def test_expired_intermediate_roots_do_not_matter(base: Base) -> None:
     device = base.device()
     base.rotate("root")
     base.clock.advance(11 * YEAR)
-    base.rotate("root")
+    base.rotate("root", force_time=True)
     base.clock.advance(DAY)
     assert device.install(base.publish(force_time=True)).root_version == 3
 

@@ -97,7 +97,7 @@ class World:
         """The base signs a bundle in 2090, notices it, and recovers."""
         base, years = self.base, 64 * 365 * DAY
         base.clock.advance(years)
-        base.rotate("root")
+        base.rotate("root", force_time=True)
         self.files.append(base.publish(force_time=True))
         self.offer(self.files[-1])
         base.clock.advance(-years)

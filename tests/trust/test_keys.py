@@ -19,7 +19,7 @@ from device_runtime.disk import RealDisk
 from device_runtime.errors import UsageError
 from device_runtime.trust import quorum
 from edgepack.errors import KeyringError
-from edgepack.keys import ceremony, roles
+from edgepack.keys import ceremony, retired, roles
 from edgepack.keys.ring import Ring
 from support.attacks import split
 from support.trustsim import DISK, NAME, PASSPHRASE, Base
@@ -85,14 +85,14 @@ def test_a_retired_journal_key_is_forgotten_only_when_no_device_needs_it(
     new, _ = base.ring.journal_recipients()
     for key in (new, recovery):
         with pytest.raises(UsageError):
-            ceremony.forget(base.ws, base.ring, key.id)
+            retired.forget(base.ws, base.ring, key.id)
     with pytest.raises(UsageError, match="stands in no root"):
         ceremony.revoke(base.ws, base.ring, old.id, clock=base.clock)
     with monkeypatch.context() as patch:
         patch.setattr(Registry, "recipients_out", lambda _self: {old.id: ["sat-1"]})
         with pytest.raises(UsageError, match="sat-1"):
-            ceremony.forget(base.ws, base.ring, old.id)
-    assert ceremony.forget(base.ws, base.ring, old.id[:10]).complete
+            retired.forget(base.ws, base.ring, old.id)
+    assert retired.forget(base.ws, base.ring, old.id[:10]).complete
     assert set(base.ring.journal_secrets()) == {new.id, recovery.id}
     assert base.ring.public().journal == (new,)
 
@@ -161,13 +161,13 @@ def test_keys_that_are_out_of_use_can_be_destroyed_and_no_others(base: Base) -> 
         before = {key.id for key in base.ring.of_role(ceremony.ALIASES.get(role, role))}
         for keyid in before:
             with pytest.raises(UsageError, match="out of use"):
-                ceremony.forget(base.ws, base.ring, keyid)
+                retired.forget(base.ws, base.ring, keyid)
         base.rotate(role)
         for keyid in before:
-            assert ceremony.forget(base.ws, base.ring, keyid[:12]).complete
+            assert retired.forget(base.ws, base.ring, keyid[:12]).complete
     assert len(base.ring.keys) == 9
     with pytest.raises(UsageError, match="out of use"):
-        ceremony.forget(base.ws, base.ring, base.ring.public().recovery.id)
+        retired.forget(base.ws, base.ring, base.ring.public().recovery.id)
     base.device().install(base.publish())
 
 
@@ -189,7 +189,7 @@ def test_a_new_recovery_key_is_used_and_the_old_one_still_opens(base: Base) -> N
     assert new != old
     assert unwrap_key(wrapped, base.ring.journal_secrets(), b"i") == b"k" * 32
     with pytest.raises(UsageError):
-        ceremony.forget(base.ws, base.ring, new.id)
+        retired.forget(base.ws, base.ring, new.id)
 
 
 def test_a_revoked_key_is_replaced_and_listed(base: Base) -> None:

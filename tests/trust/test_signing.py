@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import lzma
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +13,9 @@ from device_runtime import policy as policies
 from device_runtime.errors import FormatError, UsageError
 from device_runtime.format import canonical
 from edgepack.errors import ClockError, KeyringError
-from edgepack.keys import roles, sign
+from edgepack.keys import ceremony, roles, sign
+from edgepack.keys.ceremony import Outcome
+from support.attacks import split
 from support.trustsim import DAY, NAME, Base, unpack
 
 
@@ -28,11 +33,53 @@ def test_signing_far_in_the_future_needs_force(base: Base) -> None:
         base.publish()
 
 
+def test_a_root_far_in_the_future_needs_force_and_draws_no_key_without(base: Base) -> None:
+    """Its time moves the floor of every device, like that of a bundle."""
+    base.publish()
+    held = {key.id for key in base.ring.keys}
+    base.clock.advance(401 * DAY)
+    made: tuple[Callable[..., Outcome], ...] = (
+        partial(ceremony.rotate, role="root"),
+        partial(ceremony.rotate, role="targets"),
+        partial(ceremony.revoke, what=f"{NAME}-1"),
+        partial(ceremony.recover),
+        partial(ceremony.recover, floor=True),
+    )
+    for make in made:
+        with pytest.raises(ClockError, match=r"401\.0 days after what was signed last") as caught:
+            make(base.ws, base.ring, clock=base.clock)
+        assert "--force-time" in caught.value.next
+        assert {key.id for key in base.ring.keys} == held
+        assert list(roles.roots(base.ws)) == [1]
+    for number, make in enumerate(made, 2):
+        make(base.ws, base.ring, clock=base.clock, force_time=number == 2)
+        assert list(roles.roots(base.ws))[-1] == number
+
+
+def test_bundles_signed_since_keep_an_old_root_from_looking_like_a_leap(base: Base) -> None:
+    for _ in range(3):
+        base.clock.advance(300 * DAY)
+        base.publish()
+    assert base.rotate("targets").complete
+
+
+def test_a_custodian_does_not_sign_a_root_of_a_day_to_come(base: Base, tmp_path: Path) -> None:
+    other = split(base, tmp_path)
+    half = base.rotate("root").path
+    base.clock.advance(-2 * DAY)
+    sign_half = partial(ceremony.sign_half, other.ws, other.ring, half, clock=base.clock)
+    with pytest.raises(ClockError, match=r"2\.0 days after this machine's clock"):
+        sign_half(force_time=False)
+    assert sign_half(force_time=True).complete
+    base.clock.advance(30 * DAY)  # one that was long on its way is as good as on its first day
+    assert sign_half(force_time=False).complete
+
+
 def test_a_root_that_expires_before_the_bundle_is_refused(base: Base) -> None:
     base.clock.advance(9.5 * 365 * DAY)
     with pytest.raises(KeyringError, match="root expires"):
         base.publish(force_time=True)
-    base.rotate("root")
+    base.rotate("root", force_time=True)
     assert base.device().install(base.publish()).root_version == 2
 
 
