@@ -194,13 +194,19 @@ class Registry(Database):
 
     def spans_of(self, device: str, epoch: str, uid: str) -> list[tuple[int, int, str]]:
         """Return (first, last, segment hash) of everything that was imported of a segment uid."""
-        return list(
-            self._db.execute(
-                "SELECT first, last, hash FROM spans WHERE device=? AND epoch=? AND uid=?"
-                " ORDER BY first",
-                (device, epoch, uid),
-            )
+        sql = (
+            "SELECT first, last, hash FROM spans WHERE device=? AND epoch=? AND uid=?"
+            " ORDER BY first"
         )
+        return list(self._db.execute(sql, (device, epoch, uid)))
+
+    def spans_of_lane(self, device: str, epoch: str, lane: int) -> list[Span]:
+        """Return (first, last) of everything that was imported of a lane, whatever its uid."""
+        sql = (
+            "SELECT s.first, s.last FROM spans s JOIN segments USING (hash)"
+            " WHERE s.device=? AND s.epoch=? AND lane=?"
+        )
+        return list(self._db.execute(sql, (device, epoch, lane)))
 
     def acknowledged(self, device: str, *, backed_only: bool) -> list[SegmentRow]:
         """Return what an ack to this device lists, oldest first; purged segments stay listed."""

@@ -259,7 +259,8 @@ def declared_records(registry: Registry, device: str) -> tuple[int, int]:
         if uid:
             here = [(first, last) for first, last, _ in registry.spans_of(device, epoch, uid)]
         else:  # stands for many segments: these may have been named one by one before
-            declared, here = subtract(declared, lanes.get((epoch, lane), [])), []
+            declared = subtract(declared, lanes.get((epoch, lane), []))
+            here = registry.spans_of_lane(device, epoch, lane)
         missing = count(subtract(declared, here))
         lost += missing
         brought += count(declared) - missing if lane == Lane.BULK else 0

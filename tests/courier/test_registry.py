@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
 from edgepack.cli.screen import as_failure
 from edgepack.database import database_error
 from edgepack.errors import DeviceUnknownError, StoreError
+from edgepack.fleet.overview import declared_records
 from edgepack.registry import (
     BundleRow,
     DeviceRow,
+    HoleRow,
     PlanRow,
     Registry,
     ReportRow,
@@ -166,3 +169,23 @@ def test_what_is_no_registry_is_refused(tmp_path):
     connection.close()
     with pytest.raises(StoreError, match="newer"):
         Registry.open(newer)
+
+
+def test_rows_that_came_home_are_not_lost_where_one_hole_stands_for_many_segments(registry):
+    """Segments 1 to 3 came home by a stick, 2 was named lost before: 4 to 6 are lost."""
+
+    def hole(first, last, uid="", upto=0):
+        named = f"{uid}/{first}"
+        return HoleRow("d1", "e1", uid, first, last, 1, 1, "", "evicted", "h9", -1, upto, named)
+
+    with registry.commit():
+        for number in (1, 2, 3):
+            row = segment(f"h{number}", f"u{number}", number * 10, number * 10 + 9, number)
+            registry.add_segment(
+                replace(row, device="d1", epoch="e1", lane=1), [(row.first, row.last)]
+            )
+        other = segment("h4", "u4", 40, 49, 4)
+        registry.add_segment(replace(other, device="d1", epoch="e1", lane=0), [(40, 49)])
+        registry.add_hole(hole(20, 29, uid="u2"))
+        registry.add_hole(hole(10, 69, upto=6))
+    assert declared_records(registry, "d1") == (30, 30)
