@@ -219,7 +219,7 @@ def sync(
         with screen.paused():
             return _ask(item)
 
-    with screen.step("reading and writing the stick"):
+    with screen.step("reading and writing the stick") as progress:
         result = courier.sync(
             ws,
             ring,
@@ -228,6 +228,7 @@ def sync(
             dry_run=dry_run,
             clock=SystemClock(),
             ask=ask if not json and not dry_run and sys.stdin.isatty() else None,
+            progress=progress,
         )
     for line in result.lines:
         screen.note(line) if json else screen.line(line)
@@ -269,8 +270,8 @@ def audit(
     with _registry(ws) as registry:
         row = registry.device(device)
         archive, secrets = Archive(ws.archive, ws.disk), _ring(ws).journal_secrets()
-        with screen.step("reading the archive"):
-            found = read_audit(registry, archive, row, secrets)
+        with screen.step("reading the archive") as progress:
+            found = read_audit(registry, archive, row, secrets, progress)
         alarms = registry.alarms(row.device)
     lines = [_entry_line(entry) for entry in found.entries]
     for line in [*lines, *(f"gap: {gap}" for gap in found.gaps), *found.notes]:
@@ -316,8 +317,8 @@ def backup(
     from edgepack.store.backup import backup as make_backup
 
     ws, screen = _open(workspace), Screen(json)
-    with screen.step("backup"):
-        result = make_backup(ws, folder, clock=SystemClock())
+    with screen.step("backup") as progress:
+        result = make_backup(ws, folder, clock=SystemClock(), progress=progress)
     screen.line(
         f"{result.segments} segments are in {result.folder}; {result.copied} files,"
         f" {result.bytes:,} bytes copied now"
@@ -345,8 +346,8 @@ def restore(
     from edgepack.store.backup import restore as make_workspace
 
     screen = Screen(json)
-    with screen.step("restore"):
-        result = make_workspace(folder, directory, lost=lost)
+    with screen.step("restore") as progress:
+        result = make_workspace(folder, directory, lost=lost, progress=progress)
     for line in result.lines:
         screen.line(line)
     screen.line(f"{result.segments} segments restored; base generation {result.generation[0]}")
@@ -378,8 +379,8 @@ def sim(
     from edgepack.sim.schedule import run_worlds
 
     screen = Screen(json)
-    with screen.step("worlds", worlds) as advance:
-        result = run_worlds(seed, worlds, devices=devices, trips=trips, progress=advance)
+    with screen.step("playing") as progress:
+        result = run_worlds(seed, worlds, devices=devices, trips=trips, progress=progress)
     if result["broken"]:
         again = f"--seed {result['first_seed']} --devices {devices} --trips {trips}"
         raise EdgepackError(

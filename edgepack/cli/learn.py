@@ -323,8 +323,8 @@ def label_import(
     screen = Screen(json)
     ws, registry, clock = opened(workspace)
     bundle = ws.recipe_folder(name or None).name
-    with ws.lock(), screen.step("reading labels"):
-        result = import_labels(ws, registry, bundle, file, clock)
+    with ws.lock(), screen.step("reading labels") as progress:
+        result = import_labels(ws, registry, bundle, file, clock, progress)
     screen.line(
         f"{result['labels']:,} labels by {result['by']}: {result['matched']:,} rows have one now, "
         f"{result['held']:,} labels wait for rows that are not home"

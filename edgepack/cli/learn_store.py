@@ -58,8 +58,8 @@ def check(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
 
     screen = Screen(json)
     ws, registry, archive = _open(workspace)
-    with screen.step("checking the store"):
-        found = upkeep.check(ws, registry, archive)
+    with screen.step("checking the store") as progress:
+        found = upkeep.check(ws, registry, archive, progress)
     if found.problems:
         more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
         if not json:
@@ -82,8 +82,8 @@ def rebuild(
     screen = Screen(json)
     ws, registry, archive = _open(workspace)
     ring = _ring(ws)
-    with ws.lock(), screen.step("making the tables again"):
-        done = upkeep.rebuild(ws, registry, archive, ring, names or ())
+    with ws.lock(), screen.step("making the tables again") as progress:
+        done = upkeep.rebuild(ws, registry, archive, ring, names or (), progress)
     _said(screen, done)
 
 
@@ -103,8 +103,8 @@ def compact(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
 
     screen = Screen(json)
     ws, registry, _ = _open(workspace)
-    with ws.lock(), screen.step("merging files"):
-        done = upkeep.compact(ws, registry)
+    with ws.lock(), screen.step("merging files") as progress:
+        done = upkeep.compact(ws, registry, progress)
     screen.table(["table", "files before", "after"], [[name, *n] for name, n in done.items()])
     screen.done({"tables": {name: {"before": a, "after": b} for name, (a, b) in done.items()}})
 
@@ -121,8 +121,8 @@ def export(
 
     screen = Screen(json)
     ws, registry, _ = _open(workspace)
-    with screen.step("writing rows"):
-        rows = export_rows(ws, registry, ws.recipe_folder(name or None).name, out)
+    with screen.step("writing rows") as progress:
+        rows = export_rows(ws, registry, ws.recipe_folder(name or None).name, out, progress)
     screen.line(f"{rows:,} rows: {out}")
     screen.done({"rows": rows, "file": str(out)})
 
@@ -149,7 +149,9 @@ def purge(
             raise UsageError("purge cannot be undone", next="add --yes")
         typer.confirm(f"Remove the records of {row.name} for good?", abort=True)
     ring = _ring(ws)
-    with ws.lock(), screen.step("purging"):
-        done = upkeep.purge_device(ws, registry, archive, ring, device, before=before)
+    with ws.lock(), screen.step("purging") as progress:
+        done = upkeep.purge_device(
+            ws, registry, archive, ring, device, before=before, progress=progress
+        )
     screen.line(f"{done.records:,} records in {done.segments:,} segments are gone for good")
     screen.done({"segments": done.segments, "records": done.records})

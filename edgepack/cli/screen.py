@@ -21,9 +21,11 @@ from device_runtime.errors import (
     UsageError,
     is_interrupt,
 )
+from edgepack.progress import Progress
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,7 +46,7 @@ class Screen:
 
     def __init__(self, json: bool = False) -> None:
         self.json = json
-        self._progress: Progress | None = None
+        self._bars: Bars | None = None
 
     def line(self, text: str = "") -> None:
         """Print one line for a person."""
@@ -79,40 +81,35 @@ class Screen:
             self.line("  ".join(cells).rstrip())
 
     @contextmanager
-    def step(self, label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Show progress while the block runs; call the given function with the units done.
-
-        Args:
-            label: What is being done.
-            total: Units in all (bytes or rows), if known.
-        """
+    def step(self, label: str) -> Iterator[Progress]:
+        """Show that the block runs, and how far it is as far as it says so."""
         if self.json or not sys.stderr.isatty():
-            yield _nothing
+            yield Progress()
             return
         from rich import progress as bars
         from rich.console import Console
 
         columns = (
             bars.TextColumn("{task.description}"),
-            bars.BarColumn(),
+            bars.BarColumn(bar_width=20),
+            bars.TextColumn("{task.fields[count]}"),
             bars.TimeElapsedColumn(),
         )
-        with bars.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task(label, total=total)
-            self._progress = progress
+        with bars.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+            self._bars = shown
             try:
-                yield lambda done: progress.update(task, completed=done)
+                yield _Bar(shown, shown.add_task(label, total=None, count=""))
             finally:
-                self._progress = None
+                self._bars = None
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Take the progress off the screen while a person is asked something."""
-        if self._progress is not None:
-            self._progress.stop()
+        if self._bars is not None:
+            self._bars.stop()
         yield
-        if self._progress is not None:
-            self._progress.start()
+        if self._bars is not None:
+            self._bars.start()
 
     def done(self, result: Mapping[str, Any], next: str = "") -> None:
         """End the command: print the JSON object, or what to type next."""
@@ -128,8 +125,37 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
-def _nothing(_done: int) -> None:
-    """Progress that nobody sees."""
+class _Bar(Progress):
+    """Progress as one line of a terminal: what, a bar, the share, the units, the time."""
+
+    def __init__(self, bars: Bars, task: TaskID) -> None:
+        super().__init__()
+        self._bars, self._task = bars, task
+        self._total, self._unit = 0, ""
+
+    def begin(self, what: str, total: int, unit: str = "bytes") -> None:
+        self._total, self._unit = total, unit
+        self._bars.update(self._task, description=what)
+        self.reach(0)
+
+    def reach(self, done: int) -> None:
+        super().reach(done)
+        self._bars.update(
+            self._task,
+            completed=done,
+            total=self._total or None,
+            count=_share(done, self._total, self._unit),
+        )
+
+
+def _share(done: int, total: int, unit: str) -> str:
+    """Return how far it is in words: ` 25%  1.2 of 4.8 MB`."""
+    if not total:
+        return ""
+    share = f"{min(1, done / total):4.0%}"
+    if unit == "bytes":
+        return f"{share}  {done / 1e6:,.1f} of {total / 1e6:,.1f} MB"
+    return f"{share}  {done:,} of {total:,} {unit}"
 
 
 def _cell(value: object) -> str:

@@ -9,13 +9,20 @@ from device_runtime.courier.stick import Stick
 from device_runtime.disk import file_chunks, write_durable
 from device_runtime.errors import EdgepackError, StickFullError
 from device_runtime.format.stick import bundle_path, parse_bundle_name
+from edgepack.progress import UNSEEN, Progress
 from edgepack.registry import BundleRow, Registry
 from edgepack.workspace import Workspace
 
 DOWNGRADE = ".downgrade"
 
 
-def put_bundles(ws: Workspace, registry: Registry, stick: Stick, lines: list[str]) -> list[str]:
+def put_bundles(
+    ws: Workspace,
+    registry: Registry,
+    stick: Stick,
+    lines: list[str],
+    progress: Progress = UNSEEN,
+) -> list[str]:
     """Put the newest bundle of every name that a device of this base runs on the stick.
 
     Returns:
@@ -34,7 +41,7 @@ def put_bundles(ws: Workspace, registry: Registry, stick: Stick, lines: list[str
             lines.append(f"{newest.path} is missing: sign {name} again")
             continue
         try:
-            _put_bundle(ws, stick, newest, path)
+            _put_bundle(ws, stick, newest, path, progress)
         except StickFullError as error:
             lines.append(f"{error.what}; {error.next}")
             continue
@@ -54,14 +61,17 @@ def _revoked(ws: Workspace) -> frozenset[str]:
         return frozenset()  # a workspace without roots has no bundles either
 
 
-def _put_bundle(ws: Workspace, stick: Stick, bundle: BundleRow, path: Path) -> None:
+def _put_bundle(
+    ws: Workspace, stick: Stick, bundle: BundleRow, path: Path, progress: Progress
+) -> None:
     relative = bundle_path(bundle.name, bundle.version)
     hasher, size = hashlib.sha256(), 0
     for piece in file_chunks(ws.disk, path):
         hasher.update(piece)
         size += len(piece)
     if not stick.holds(relative, hasher.digest(), size):
-        stick.put(relative, file_chunks(ws.disk, path), size)
+        progress.begin(f"writing {bundle.name} {bundle.version}", size)
+        stick.put(relative, progress.counted(file_chunks(ws.disk, path)), size)
 
 
 def put_tokens(ws: Workspace, registry: Registry, stick: Stick, lines: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ end of it is acknowledged. Invalid bytes go to quarantine; what is genuine and c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from device_runtime.format.strict import is_id
 from edgepack.courier.forks import find_forks
 from edgepack.courier.parse import Parsed, digests, parse
 from edgepack.courier.quarantine import Quarantine
+from edgepack.progress import UNSEEN, Progress
 from edgepack.registry import DeviceRow, HeldRow, HoleRow, Registry, SegmentRow, Span
 from edgepack.spans import count, intersect, subtract
 from edgepack.store.archive import Archive
@@ -75,6 +76,7 @@ class Importer:
         secrets: Journal keys by recipient id.
         clock: Says when something arrived.
         dry_run: Verify and count, change nothing.
+        progress: Hears of the bytes of each segment.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Importer:
         clock: Clock,
         *,
         dry_run: bool = False,
+        progress: Progress = UNSEEN,
     ) -> None:
         self.ws = ws
         self.registry = registry
@@ -94,6 +97,7 @@ class Importer:
         self._clock = clock
         self._arrived = clock.wall_ns()  # one stamp per sync: what came together (learn.arrival)
         self._dry_run = dry_run
+        self._progress = progress
         self._quarantined = Quarantine(ws, registry, clock)
 
     # --- held --------------------------------------------------------------------------------
@@ -127,9 +131,11 @@ class Importer:
 
     def import_stick(self, stick: Stick) -> None:
         """Import every pack on a stick, device by device."""
-        for folder in stick.folders("logs"):
-            for relative in pack_files(stick, folder) if is_id(folder) else []:
-                self._import_pack(stick, relative)
+        self._progress.begin("reading packs", sum(_size(stick, item) for item in _packs(stick)))
+        for relative in _packs(stick):
+            end = self._progress.done + _size(stick, relative)
+            self._import_pack(stick, relative)
+            self._progress.reach(end)
 
     def _import_pack(self, stick: Stick, relative: str) -> None:
         name = relative.rsplit("/", 1)[-1]
@@ -168,6 +174,7 @@ class Importer:
         held = {row.hash for row in self.registry.held(device.device)}
         good: list[tuple[Parsed, bytes]] = []
         for item, offset in zip(index.header.segments, index.offsets, strict=True):
+            self._progress.add(item.size)
             if item.hash in held:
                 continue
             known = self.registry.segment(item.hash)
@@ -384,6 +391,21 @@ def _hole_row(header: Header, sequence: int, hole: Hole) -> HoleRow:
         upto=hole.upto,
         key=key if hole.number else f"{key}/{by}",  # a loss without a segment is told once
     )
+
+
+def _packs(stick: Stick) -> Iterator[str]:
+    for folder in stick.folders("logs"):
+        if is_id(folder):
+            yield from pack_files(stick, folder)
+
+
+def _size(stick: Stick, relative: str) -> int:
+    """Return the bytes of a file for whoever watches; what is wrong with it, reading it tells."""
+    path = stick.path(relative)
+    try:
+        return 0 if path is None else stick.disk.size(path)
+    except OSError:
+        return 0
 
 
 def clean_stick(stick: Stick, done: Iterable[str]) -> int:

@@ -23,6 +23,7 @@ from edgepack.courier.importer import Importer, Tally, clean_stick
 from edgepack.fleet import devices as fleet
 from edgepack.fleet import sticks
 from edgepack.fleet.devices import NewDevice
+from edgepack.progress import UNSEEN, Progress
 from edgepack.registry import Registry
 from edgepack.store.archive import Archive
 from edgepack.workspace import Workspace
@@ -155,6 +156,7 @@ def sync(
     ask: Ask | None = None,
     disk: Disk | None = None,
     view: bool = True,
+    progress: Progress = UNSEEN,
 ) -> SyncResult:
     """Do everything that a plugged-in stick is there for.
 
@@ -168,6 +170,7 @@ def sync(
         ask: Decides about new devices on a terminal.
         disk: What the stick is written through; as the workspace when None.
         view: Whether to bring the tables up to date, too.
+        progress: Hears of the bytes that are read, and of those that are written.
 
     Raises:
         StickError: The stick was pulled, is full, read-only, or lies. What was read is imported.
@@ -179,7 +182,9 @@ def sync(
         Registry.open(ws.registry) as registry,
         Stick.open(stick_path, disk or ws.disk, write=not dry_run) as stick,
     ):
-        importer = Importer(ws, registry, ring.journal_secrets(), clock, dry_run=dry_run)
+        importer = Importer(
+            ws, registry, ring.journal_secrets(), clock, dry_run=dry_run, progress=progress
+        )
         result = SyncResult(importer.tally, dry_run=dry_run)
         _enrol(result, registry, stick, accept, ask, clock)
         importer.import_held()
@@ -189,8 +194,9 @@ def sync(
         result.lines += importer.tally.lines + lines
         if not dry_run:
             if view:
-                _view(result, ws, registry, ring)
-            _write(result, ws, registry, ring.identity(), stick)
+                _view(result, ws, registry, ring, progress)
+            _write(result, ws, registry, ring.identity(), stick, progress)
+            progress.begin("reading the stick back", 0)
             result.verified = stick.finish()
             registry.set("synced_at", str(clock.wall_ns()))
             sticks.remember(
@@ -223,19 +229,26 @@ def _enrol(
             result.new_devices.append(item)
 
 
-def _view(result: SyncResult, ws: Workspace, registry: Registry, ring: RingLike) -> None:
+def _view(
+    result: SyncResult, ws: Workspace, registry: Registry, ring: RingLike, progress: Progress
+) -> None:
     """Bring the tables up to date. A view that fails stops nothing: it can be made again."""
     from edgepack.store.table import catch_up
 
     try:
         archive = Archive(ws.archive, ws.disk)
-        result.view_rows = catch_up(ws, registry, archive, ring)
+        result.view_rows = catch_up(ws, registry, archive, ring, progress)
     except EdgepackError as error:
         result.lines.append(f"the table was not brought up to date: {error.what}; {error.next}")
 
 
 def _write(
-    result: SyncResult, ws: Workspace, registry: Registry, identity: Identity, stick: Stick
+    result: SyncResult,
+    ws: Workspace,
+    registry: Registry,
+    identity: Identity,
+    stick: Stick,
+    progress: Progress,
 ) -> None:
     offered: Mapping[str, set[str]] = result.tally.hashes
     done = result.tally.done
@@ -256,6 +269,6 @@ def _write(
             result.error = error
             return
     take_roots(ws, stick, result.lines)
-    result.bundles += put_bundles(ws, registry, stick, result.lines)
+    result.bundles += put_bundles(ws, registry, stick, result.lines, progress)
     result.tokens = put_tokens(ws, registry, stick, result.lines)
     result.removed += clean_stick(stick, done)

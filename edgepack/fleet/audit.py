@@ -13,6 +13,7 @@ from device_runtime.journal.reader import (
     LabelRecord,
     open_segment,
 )
+from edgepack.progress import UNSEEN, Progress
 from edgepack.registry import DeviceRow, Registry, SegmentRow, Span
 from edgepack.spans import intersect, subtract
 from edgepack.store.archive import Archive
@@ -61,18 +62,24 @@ class Audit:
 
 
 def audit(
-    registry: Registry, archive: Archive, device: DeviceRow, secrets: Mapping[str, bytes]
+    registry: Registry,
+    archive: Archive,
+    device: DeviceRow,
+    secrets: Mapping[str, bytes],
+    progress: Progress = UNSEEN,
 ) -> Audit:
     """Read every PRIORITY segment of a device and what is missing between them."""
     notes: list[str] = []
     rows = registry.segments(device.device)
     chain = sorted((row for row in rows if row.lane == 0), key=lambda row: _order(rows, row))
     entries: list[Entry] = []
+    progress.begin("reading the archive", len(chain), "segments")
     for row in chain:
         try:
             entries += _entries(registry, archive, device, row, secrets)
         except EdgepackError as error:
             notes.append(f"segment {row.hash[:12]}: {error.what}")
+        progress.add(1)
     return Audit(tuple(entries), tuple(_gaps(registry, device)), tuple(notes))
 
 

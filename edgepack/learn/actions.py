@@ -19,6 +19,7 @@ from edgepack.learn.queue import queue
 from edgepack.learn.reference import references
 from edgepack.learn.state import lag
 from edgepack.learn.survey import survey
+from edgepack.progress import UNSEEN, Progress
 from edgepack.recipe import load_recipe
 from edgepack.registry import Registry
 from edgepack.store.label_files import keep
@@ -85,7 +86,12 @@ def _named(group: str, names: Mapping[str, str]) -> str:
 
 
 def import_labels(
-    ws: Workspace, registry: Registry, name: str, path: Path, clock: Clock
+    ws: Workspace,
+    registry: Registry,
+    name: str,
+    path: Path,
+    clock: Clock,
+    progress: Progress = UNSEEN,
 ) -> dict[str, Any]:
     """Keep a file of labels and say what became of them.
 
@@ -119,7 +125,7 @@ def import_labels(
         notes.append(f"{kept.empty:,} lines without id or value were left out")
     matched = held = 0
     if schema:
-        found = survey(view, labels, schema)
+        found = survey(view, labels, schema, progress=progress)
         matched, held = found.labelled.num_rows, found.held
         waiting = labels.ref.take(pa.array(found.waiting))
         waiting = waiting.filter(pc.is_in(waiting, value_set=kept.refs))
@@ -212,14 +218,16 @@ def _no_formulas(table: pa.Table) -> pa.Table:
     return table
 
 
-def export_rows(ws: Workspace, registry: Registry, name: str, out: Path) -> int:
+def export_rows(
+    ws: Workspace, registry: Registry, name: str, out: Path, progress: Progress = UNSEEN
+) -> int:
     """Write returned rows with their truth; see `store.upkeep.export`."""
     from edgepack.store.upkeep import export
 
     refs = references(ws, registry, name)
     view = View(ws, registry, name)
     if not refs:
-        return export(view, out)
+        return export(view, out, progress=progress)
     labels = collect(view, refs[0].schema)
     key = refs[0].schema.key
 
@@ -227,4 +235,4 @@ def export_rows(ws: Workspace, registry: Registry, name: str, out: Path) -> int:
         table = attach(pa.table(batch), labels, key.name if key else None)
         return table.combine_chunks().to_batches()[0] if table.num_rows else batch
 
-    return export(view, out, more=more)
+    return export(view, out, more=more, progress=progress)

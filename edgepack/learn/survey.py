@@ -18,6 +18,7 @@ from edgepack.errors import EvidenceError
 from edgepack.learn.arrival import COLUMNS, Arrivals
 from edgepack.learn.bootstrap import Array
 from edgepack.learn.counting import numbers
+from edgepack.progress import UNSEEN, Progress
 from edgepack.store.arrow import ROWS, stored
 from edgepack.store.labels import PLACE, Labels, attach
 from edgepack.store.view import View
@@ -71,6 +72,7 @@ def survey(
     columns: Sequence[str] = (),
     *,
     upto: int | None = None,
+    progress: Progress = UNSEEN,
 ) -> Survey:
     """Walk once over the table in constant memory; keep the labelled rows.
 
@@ -80,6 +82,7 @@ def survey(
         schema: Of the newest bundle.
         columns: More columns of the user to keep.
         upto: Only imports up to this serial.
+        progress: Hears of the rows.
     """
     there = view.columns() or stored(ROWS)
     key = schema.key.name if schema.key else None
@@ -95,8 +98,10 @@ def survey(
     rows = invalid = early = 0
     used = np.zeros(len(labels), bool)
     where = None if upto is None else ds.field("_serial") <= upto
+    progress.begin("walking over the rows", view.count(), "rows")
     for returned in view.batches(names, where):
         rows += returned.num_rows
+        progress.add(returned.num_rows)
         valid = numbers(returned.column("_flags"), np.int32) & FLAG_INVALID == 0
         invalid += int((~valid).sum())
         batch = returned if valid.all() else returned.filter(pa.array(valid))

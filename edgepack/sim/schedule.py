@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from edgepack.progress import UNSEEN, Progress
 from edgepack.sim.actors import SimRing, lab_ring
 from edgepack.sim.parts import BrokenError, Step
 from edgepack.sim.world import World
@@ -101,7 +102,7 @@ def run_worlds(
     *,
     devices: int = 3,
     trips: int | None = None,
-    progress: Callable[[int], None] = lambda _done: None,
+    progress: Progress = UNSEEN,
     ring: SimRing | None = None,
 ) -> dict[str, object]:
     """Play the worlds of several seeds.
@@ -112,13 +113,14 @@ def run_worlds(
     ring = ring or lab_ring()
     steps = 0
     broken: list[tuple[int, str]] = []
-    for number, seed in enumerate(range(first, first + worlds)):
+    progress.begin("playing", worlds, "worlds")
+    for seed in range(first, first + worlds):
         schedule = draw(seed, trips, devices=devices)
         steps += len(schedule)
         problem = play(schedule, seed=seed, devices=devices, ring=ring)
         if problem:
             broken.append((seed, problem))
-        progress(number + 1)
+        progress.add(1)
     return {
         "worlds": worlds,
         "devices": devices,

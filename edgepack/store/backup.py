@@ -12,7 +12,7 @@ what a restore could not bring back.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from device_runtime.disk import Disk, RealDisk, file_chunks, write_all, write_du
 from device_runtime.errors import UsageError
 from device_runtime.format import canonical
 from edgepack.errors import StoreError
+from edgepack.progress import UNSEEN, Progress
 from edgepack.registry import Registry
 from edgepack.store.archive import BACKUP_MARK as MARK
 from edgepack.store.archive import (
@@ -66,8 +67,12 @@ class BackupResult:
     first: bool
 
 
-def backup(ws: Workspace, folder: Path, *, clock: Clock) -> BackupResult:
+def backup(
+    ws: Workspace, folder: Path, *, clock: Clock, progress: Progress = UNSEEN
+) -> BackupResult:
     """Back a workspace up; from now on acks list what this backup holds.
+
+    `progress` hears of every byte that is copied, or need not be.
 
     Raises:
         UsageError: The folder lies inside the workspace.
@@ -77,7 +82,7 @@ def backup(ws: Workspace, folder: Path, *, clock: Clock) -> BackupResult:
     folder = folder.resolve()
     if ws.root == folder or ws.root in folder.parents:
         raise UsageError(f"{folder} lies inside the workspace", next="choose another disk")
-    copier = _Copier(ws.disk)
+    copier = _Copier(ws.disk, progress)
     ws.disk.mkdir(folder)
     with ws.lock(), Registry.open(ws.registry) as registry:
         snapshot = folder / "registry.new"
@@ -85,11 +90,15 @@ def backup(ws: Workspace, folder: Path, *, clock: Clock) -> BackupResult:
         registry.snapshot(snapshot)
         rows = [row for row in registry.segments() if row.path]
         archive = Archive(ws.archive, ws.disk)
+        files = [ws.root / name for name in (*FILES, *FOLDERS)]
+        copier.expect([*(ws.archive / row.path for row in rows), *files])
         for row in rows:
             source, target = ws.archive / row.path, folder / "archive" / row.path
-            if not copier.alike(source, target):
-                archive.read(row, whole=True)  # a damaged one is no backup of anything
-                copier.copy(source, target)
+            if copier.alike(source, target):
+                progress.add(row.bytes)
+                continue
+            archive.read(row, whole=True)  # a damaged one is no backup of anything
+            copier.copy(source, target)
         for name in FILES:
             copier.copy(ws.root / name, folder / "files" / name)
         for name in FOLDERS:
@@ -135,7 +144,12 @@ class RestoreResult:
 
 
 def restore(
-    folder: Path, root: Path, *, lost: Path | None = None, disk: Disk | None = None
+    folder: Path,
+    root: Path,
+    *,
+    lost: Path | None = None,
+    disk: Disk | None = None,
+    progress: Progress = UNSEEN,
 ) -> RestoreResult:
     """Make a workspace from a backup.
 
@@ -145,6 +159,7 @@ def restore(
         lost: What is left of the workspace that is replaced: its tombstones, versions and
             generation count, where they can be read.
         disk: What the new workspace is written through.
+        progress: Hears of every byte that is copied.
 
     Raises:
         StoreError: Not a whole backup.
@@ -154,7 +169,7 @@ def restore(
     facts = _facts(disk, folder)
     folder, root = folder.resolve(), new_root(root)
     with beside(root, disk) as part:
-        kept, generation, lines = _bring_back(disk, folder, part, facts, lost)
+        kept, generation, lines = _bring_back(_Copier(disk, progress), folder, part, facts, lost)
     lines.append(
         "what was imported after the backup comes again from the devices, unless they had pruned "
         "it on the word of an older, archive-only ack or of a newer backup"
@@ -163,9 +178,10 @@ def restore(
 
 
 def _bring_back(
-    disk: Disk, folder: Path, root: Path, facts: dict[str, Any], lost: Path | None
+    copier: _Copier, folder: Path, root: Path, facts: dict[str, Any], lost: Path | None
 ) -> tuple[int, tuple[int, str], list[str]]:
-    copier = _Copier(disk)
+    disk = copier.disk
+    copier.expect([folder / name for name in ("files", "archive", "registry.sqlite")])
     disk.mkdir(root)
     for name in FOLDERS:
         copier.tree(folder / "files" / name, root / name)
@@ -245,11 +261,17 @@ def _facts(disk: Disk, folder: Path) -> dict[str, Any]:
 class _Copier:
     """Copies files durably: every file synced, every folder at the end."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, progress: Progress) -> None:
         self.disk = disk
+        self.progress = progress
         self.files = 0
         self.bytes = 0
         self._folders: set[Path] = set()
+
+    def expect(self, sources: Iterable[Path]) -> None:
+        """Say how much there is to copy: files, and folders with everything in them."""
+        sizes = (self.disk.size(path) for source in sources for path in self._walk(source))
+        self.progress.begin("copying", sum(sizes))
 
     def alike(self, source: Path, target: Path) -> bool:
         """Whether both are files of one size: enough where names tell the content."""
@@ -262,13 +284,14 @@ class _Copier:
         if self.disk.kind(source) != "file":
             return
         if self.alike(source, target) and self._equal(source, target):
+            self.progress.add(self.disk.size(source))
             return
         self.disk.mkdir(target.parent)
         temporary = target.with_name(target.name + ".tmp")
         self.disk.unlink(temporary)
         handle = self.disk.create(temporary)
         try:
-            for piece in file_chunks(self.disk, source):
+            for piece in self.progress.counted(file_chunks(self.disk, source)):
                 write_all(handle, piece)
                 self.bytes += len(piece)
             handle.sync()
@@ -288,14 +311,13 @@ class _Copier:
         for folder in sorted(self._folders):
             self.disk.fsync_dir(folder)
 
-    def _walk(self, folder: Path) -> Iterator[Path]:
-        for name in self.disk.list(folder):
-            path = folder / name
-            kind = self.disk.kind(path)
-            if kind == "dir":
-                yield from self._walk(path)
-            elif kind == "file" and name != TOMBSTONES:
-                yield path
+    def _walk(self, path: Path) -> Iterator[Path]:
+        kind = self.disk.kind(path)
+        if kind == "dir":
+            for name in self.disk.list(path):
+                yield from self._walk(path / name)
+        elif kind == "file" and path.name != TOMBSTONES:
+            yield path
 
     def _equal(self, one: Path, other: Path) -> bool:
         pairs = zip(file_chunks(self.disk, one), file_chunks(self.disk, other), strict=True)

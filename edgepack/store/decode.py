@@ -17,6 +17,7 @@ from device_runtime.journal.reader import (
     SketchRecord,
     open_segment,
 )
+from edgepack.progress import UNSEEN, Progress
 from edgepack.registry import Registry, SegmentRow
 from edgepack.store.arrow import Origin, to_batches
 
@@ -44,15 +45,22 @@ class Source:
         archive: Gives the bytes of a segment.
         secrets: Journal keys by recipient id.
         notes: Where to say what could not be read.
+        progress: Hears of the bytes of each segment.
     """
 
     def __init__(
-        self, registry: Registry, archive: Any, secrets: Mapping[str, bytes], notes: list[str]
+        self,
+        registry: Registry,
+        archive: Any,
+        secrets: Mapping[str, bytes],
+        notes: list[str],
+        progress: Progress = UNSEEN,
     ) -> None:
         self._registry = registry
         self._archive = archive
         self._secrets = dict(secrets)
         self._notes = notes
+        self._progress = progress
 
     def decode(
         self, segments: Sequence[SegmentRow], sides: Mapping[str, Side]
@@ -63,6 +71,7 @@ class Source:
         """
         for segment in segments:
             yield from self._one(segment, sides)
+            self._progress.add(segment.bytes)
 
     def _one(self, segment: SegmentRow, sides: Mapping[str, Side]) -> Iterator[pa.RecordBatch]:
         try:

@@ -16,13 +16,16 @@ from typing import Any
 
 import pyarrow as pa
 
+from edgepack.progress import UNSEEN, Progress
 from edgepack.registry import Registry, SegmentRow
 from edgepack.store.decode import Source
 from edgepack.store.view import Appended, View
 from edgepack.workspace import Workspace
 
 
-def catch_up(ws: Workspace, registry: Registry, archive: Any, ring: Any) -> int:
+def catch_up(
+    ws: Workspace, registry: Registry, archive: Any, ring: Any, progress: Progress = UNSEEN
+) -> int:
     """Append to the view what archive and registry have and it lacks; return the rows appended.
 
     Args:
@@ -30,12 +33,15 @@ def catch_up(ws: Workspace, registry: Registry, archive: Any, ring: Any) -> int:
         registry: Says which segments and which of their sequences are imported.
         archive: Gives the bytes of a segment.
         ring: Opens them: `journal_secrets()`.
+        progress: Hears of the bytes of each segment.
     """
-    done = bring_up_to_date(ws, registry, archive, ring)
+    done = bring_up_to_date(ws, registry, archive, ring, progress)
     return done.rows
 
 
-def bring_up_to_date(ws: Workspace, registry: Registry, archive: Any, ring: Any) -> Appended:
+def bring_up_to_date(
+    ws: Workspace, registry: Registry, archive: Any, ring: Any, progress: Progress = UNSEEN
+) -> Appended:
     """As `catch_up`, and say what was found: labels, events, notes (raised as alarms, too)."""
     done = Appended()
     secrets: Mapping[str, bytes] | None = None
@@ -47,7 +53,8 @@ def bring_up_to_date(ws: Workspace, registry: Registry, archive: Any, ring: Any)
         if not pending:
             continue
         secrets = ring.journal_secrets() if secrets is None else secrets
-        source = Source(registry, archive, secrets, done.notes)
+        progress.begin(f"filling table {name}", sum(row.bytes for row in pending))
+        source = Source(registry, archive, secrets, done.notes, progress)
         for group in _alike(pending):
             view.append(source, group, done)
     for note in done.notes:

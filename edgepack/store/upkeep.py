@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from device_runtime.errors import EdgepackError, UsageError
 from edgepack.errors import StoreError
+from edgepack.progress import UNSEEN, Progress
 from edgepack.registry import Registry, SegmentRow
 from edgepack.store.archive import Archive, purge
 from edgepack.store.table import bring_up_to_date, by_name
@@ -35,16 +36,20 @@ class Checked:
     problems: list[str] = field(default_factory=list)
 
 
-def check(ws: Workspace, registry: Registry, archive: Archive) -> Checked:
+def check(
+    ws: Workspace, registry: Registry, archive: Archive, progress: Progress = UNSEEN
+) -> Checked:
     """Hold archive, registry and tables against each other; change nothing."""
     done = Checked()
-    groups = by_name(registry)
-    for row in registry.segments():
+    groups, archived = by_name(registry), registry.segments()
+    progress.begin("reading the archive", sum(row.bytes for row in archived))
+    for row in archived:
         done.segments += 1
         try:
             archive.read(row, whole=True)
         except EdgepackError as error:
             done.problems.append(error.what)
+        progress.add(row.bytes)
     for name, segments in sorted(groups.items()):
         view = View(ws, registry, name)
         problem = view.problem()
@@ -52,24 +57,31 @@ def check(ws: Workspace, registry: Registry, archive: Archive) -> Checked:
             done.problems.append(f"table {name}: {problem}")
             continue
         done.problems += [f"table {name} was changed: {change}" for change in view.foreign()]
-        newest, progress = max(row.serial for row in segments), view.progress()
-        if progress < newest:
-            done.problems.append(
-                f"table {name} stands at import {progress}, the registry at {newest}"
-            )
-        there = [row for row in segments if row.serial <= progress]
-        done.rows += _compare(view, registry, there, done)
+        newest, at = max(row.serial for row in segments), view.progress()
+        if at < newest:
+            done.problems.append(f"table {name} stands at import {at}, the registry at {newest}")
+        there = [row for row in segments if row.serial <= at]
+        done.rows += _compare(view, registry, there, done, progress)
     return done
 
 
-def _compare(view: View, registry: Registry, segments: Sequence[SegmentRow], done: Checked) -> int:
+def _compare(
+    view: View,
+    registry: Registry,
+    segments: Sequence[SegmentRow],
+    done: Checked,
+    progress: Progress,
+) -> int:
     """Every record of the tables must lie in a span of its segment, and none may stand twice."""
     found: dict[int, list[np.ndarray[Any, Any]]] = {}
     total = 0
+    progress.begin(f"reading table {view.name}", view.count(), "rows")
     for what in ("rows", "labels", "events"):
         for batch in view.batches(["_serial", "_sequence"], what=what):
             serial, sequence = (np.asarray(column) for column in batch.columns)
-            total += batch.num_rows if what == "rows" else 0
+            if what == "rows":
+                total += batch.num_rows
+                progress.add(batch.num_rows)
             for one in np.unique(serial):
                 found.setdefault(int(one), []).append(sequence[serial == one])
     expected = {row.serial: registry.spans(row.hash) for row in segments}
@@ -94,7 +106,12 @@ def _compare(view: View, registry: Registry, segments: Sequence[SegmentRow], don
 
 
 def rebuild(
-    ws: Workspace, registry: Registry, archive: Archive, ring: Any, names: Sequence[str] = ()
+    ws: Workspace,
+    registry: Registry,
+    archive: Archive,
+    ring: Any,
+    names: Sequence[str] = (),
+    progress: Progress = UNSEEN,
 ) -> Appended:
     """Make the tables again from archive and registry.
 
@@ -107,21 +124,24 @@ def rebuild(
             raise UsageError(f"nothing of {name} came home", next=f"known: {', '.join(known)}")
     for name in names or sorted(known):
         View(ws, registry, name).remove()
-    return bring_up_to_date(ws, registry, archive, ring)
+    return bring_up_to_date(ws, registry, archive, ring, progress)
 
 
-def compact(ws: Workspace, registry: Registry) -> dict[str, tuple[int, int]]:
+def compact(
+    ws: Workspace, registry: Registry, progress: Progress = UNSEEN
+) -> dict[str, tuple[int, int]]:
     """Merge small files of the tables and remove the old ones; return files before and after.
 
     Raises:
         StoreError: A table is not sound.
     """
     result = {}
-    for name in sorted(by_name(registry)):
-        view = View(ws, registry, name)
+    views = [View(ws, registry, name) for name in sorted(by_name(registry))]
+    progress.begin("merging files", sum(len(view.everything()) for view in views), "tables")
+    for view in views:
         problem = view.problem()
         if problem:
-            raise StoreError(f"table {name}: {problem}", next="run: edgepack store rebuild")
+            raise StoreError(f"table {view.name}: {problem}", next="run: edgepack store rebuild")
         for path in view.everything():
             table = view.table(path)
             before = len(table.file_uris())
@@ -133,11 +153,16 @@ def compact(ws: Workspace, registry: Registry) -> dict[str, tuple[int, int]]:
                 commit_properties=view.commit(view.serial(path)),
             )
             result[path.name] = (before, len(view.table(path).file_uris()))
+            progress.add(1)
     return result
 
 
 def export(
-    view: View, out: Path, *, more: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None
+    view: View,
+    out: Path,
+    *,
+    more: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None,
+    progress: Progress = UNSEEN,
 ) -> int:
     """Write the rows to one Parquet or CSV file in constant memory; return their number.
 
@@ -145,6 +170,7 @@ def export(
         view: What to write.
         out: A `.parquet` or `.csv` file; list columns are left out of the latter.
         more: Adds columns to each batch: the truth, where it is known.
+        progress: Hears of the rows.
 
     Raises:
         UsageError: The file is of another kind, or cannot be written there.
@@ -159,6 +185,7 @@ def export(
     kind: Any = pq.ParquetWriter if out.suffix == ".parquet" else csv.CSVWriter
     temporary = out.with_name(out.name + ".part")
     writer, rows = None, 0
+    progress.begin("writing rows", view.count(), "rows")
     try:
         for batch in view.batches():
             made = more(batch) if more else batch
@@ -168,6 +195,7 @@ def export(
             writer = writer or kind(str(temporary), made.schema)
             writer.write_batch(made)
             rows += batch.num_rows
+            progress.add(batch.num_rows)
         if writer is None:
             raise StoreError(f"nothing of {view.name} came home yet", next="sync a stick first")
         writer.close()
@@ -197,6 +225,7 @@ def purge_device(
     device: str,
     *,
     before: int | None = None,
+    progress: Progress = UNSEEN,
 ) -> Purged:
     """Remove a device's records for good, with tombstones, and make the tables again.
 
@@ -207,6 +236,7 @@ def purge_device(
         ring: Opens what stays.
         device: Name or id.
         before: Only imports with a serial below this.
+        progress: Hears of the tables that are made again.
 
     Raises:
         DeviceUnknownError: There is no such device.
@@ -221,4 +251,5 @@ def purge_device(
     for name in sorted(names):
         if name:
             View(ws, registry, name).remove()
-    return Purged(len(chosen), records, bring_up_to_date(ws, registry, archive, ring))
+    made = bring_up_to_date(ws, registry, archive, ring, progress)
+    return Purged(len(chosen), records, made)

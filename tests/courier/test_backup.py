@@ -16,6 +16,7 @@ from edgepack.sim.ports import FusedDisk
 from edgepack.store.archive import Archive, purge
 from edgepack.store.backup import backup, restore
 from edgepack.workspace import Workspace
+from support.watched import Watched
 
 
 @pytest.fixture
@@ -289,3 +290,18 @@ def test_a_sync_says_what_waits_for_a_backup(lab, home):
     assert any("after the next: edgepack backup" in line for line in again(lab, *home).lines)
     backup(lab.ws, lab.folder / "backup", clock=lab.clock)
     assert not [line for line in lab.sync(stick).lines if "backup" in line]
+
+
+def test_a_backup_counts_every_byte_whether_it_is_copied_or_there_already(lab, home):
+    (lab.ws.root / "candidates").mkdir(exist_ok=True)
+    (lab.ws.root / "candidates" / "large").write_bytes(bytes(3 << 20))
+    totals = []
+    for _ in range(2):
+        seen = Watched()
+        backup(lab.ws, lab.folder / "backup", clock=lab.clock, progress=seen)
+        assert seen.whole() == {"copying": "bytes"}
+        totals.append(seen.parts[0][2])
+    assert totals[0] == totals[1] > 3 << 20
+    seen = Watched()
+    restored(lab, lab.folder / "backup", progress=seen)
+    assert seen.whole() == {"copying": "bytes"}

@@ -10,9 +10,11 @@ from device_runtime.disk import RealDisk
 from edgepack.courier.bundles import put_bundles, put_tokens, take_roots
 from edgepack.courier.sync import Stick
 from edgepack.keys import ceremony, roles
+from edgepack.progress import UNSEEN
 from edgepack.registry import PlanRow, Registry
 from edgepack.workspace import Workspace
 from support.trustsim import NAME, Base
+from support.watched import Watched
 
 
 @pytest.fixture
@@ -23,11 +25,11 @@ def base(tmp_path):
     return base
 
 
-def put(base, folder):
+def put(base, folder, progress=UNSEEN):
     folder.mkdir(exist_ok=True)
     lines = []
     with Registry.open(base.ws.registry) as registry, Stick.open(folder, RealDisk()) as stick:
-        done = put_bundles(base.ws, registry, stick, lines)
+        done = put_bundles(base.ws, registry, stick, lines, progress)
         put_tokens(base.ws, registry, stick, lines)
     files = folder / "EDGEPACK/bundles"
     return done, lines, sorted(p.name for p in files.iterdir()) if files.exists() else []
@@ -42,6 +44,14 @@ def test_the_newest_bundle_replaces_older_ones_of_ours(base, tmp_path):
     done, _, files = put(base, tmp_path / "usb")
     assert done == [f"{NAME} 2"]
     assert files == ["other-7.edgepack", f"{NAME}-2.edgepack"]
+
+
+def test_the_bytes_of_a_bundle_are_counted_as_the_stick_takes_them(base, tmp_path):
+    path = base.publish(model=b"one")
+    seen = Watched()
+    put(base, tmp_path / "usb", seen)
+    size = path.stat().st_size
+    assert seen.parts == [[f"writing {NAME} 1", "bytes", size, size]]
 
 
 def test_a_damaged_copy_on_the_stick_is_written_again(base, tmp_path):

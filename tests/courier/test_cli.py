@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +48,15 @@ class Shell:
 
     def text(self, *words, code=0):
         return self.run("edgepack", *words, code=code)
+
+    def terminal(self, *words):
+        """Return everything that a terminal showed, also what was painted over."""
+        command = shlex.join([f"{BIN}/edgepack", *map(str, words)])
+        done = subprocess.run(
+            ["script", "-qec", command, "/dev/null"], cwd=self.ws, env=self.env,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout
 
     def device(self, *words):
         return self.run("edgepack-device", *words)
@@ -100,12 +111,7 @@ def test_audit_prints_the_chain(shell):
     assert [entry["kind"] for entry in found["entries"]][-1] == "sync"
     assert found["gaps"] == []
     assert "1 entries" in shell.text("audit", "press-1") or found["entries"]
-    terminal = subprocess.run(
-        ["script", "-qec", f"{BIN}/edgepack audit press-1", "/dev/null"],
-        cwd=shell.ws, env=shell.env, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "reading the archive" in terminal.stdout
+    assert "reading the archive" in shell.terminal("audit", "press-1")
 
 
 def test_retired_and_compromised_devices_are_told_apart(shell):
@@ -129,6 +135,23 @@ def test_backup_and_restore(shell):
     listed = shell.json("device", "list", "-C", shell.folder / "again")["devices"]
     assert listed[0]["state"] == "accepted"
     shell.text("restore", shell.folder / "backup", shell.folder / "again", code=70)
+
+
+def test_a_terminal_sees_how_far_a_long_command_is_and_a_pipe_sees_the_result_alone(shell):
+    shell.enrolled()
+    shell.text("sync", shell.stick, "--accept", "press-1")
+    for words, unit in (
+        (("audit", "press-1"), "1 of 1 segments"),
+        (("backup", shell.folder / "backup"), r"0\.\d of 0\.\d MB"),
+        (("restore", shell.folder / "backup", shell.folder / "again"), r"0\.\d of 0\.\d MB"),
+        (("sim", "--trips", "3", "--devices", "1"), "1 of 1 worlds"),
+    ):
+        assert re.search(rf"100%.*({unit})", shell.terminal(*words)), words
+    for words in (("backup", shell.folder / "backup"), ("store", "check")):
+        done = subprocess.run(
+            [BIN / "edgepack", *words], cwd=shell.ws, env=shell.env, capture_output=True, check=True
+        )
+        assert (done.stdout.count(b"\n"), done.stderr) == (1, b""), words
 
 
 def test_mistakes_end_in_one_line_and_their_code(shell):

@@ -21,6 +21,7 @@ from edgepack.fleet.overview import overview
 from edgepack.sim.actors import SimDevice
 from edgepack.sim.chance import chance, drawn_from
 from edgepack.store.table import read
+from support.watched import Watched
 
 
 def packs(stick):
@@ -292,3 +293,17 @@ def test_two_records_under_one_id_are_kept_apart_and_alarm(lab):
         assert registry.spans(kept.hash) == [(0, 1)], "what came first stays"
         assert registry.segment(conflict["other"]), "the other one is archived, too"
     assert lab.imported()
+
+
+def test_a_sync_counts_every_byte_of_the_packs_also_of_one_that_is_refused(lab):
+    device, stick = lab.accepted(), lab.stick()
+    device.rows(list(range(50)), sync=True)
+    device.sync(stick)
+    (whole, *_) = packs(stick)
+    torn = whole.with_name("bulk-00000001-00000001-00000000.segs")
+    torn.write_bytes(whole.read_bytes()[:100])
+    size = sum(path.stat().st_size for path in packs(stick))
+    seen = Watched()
+    assert lab.sync(stick, progress=seen, view=True).tally.quarantined == 1
+    assert seen.whole()["filling table sim"] == "bytes"
+    assert seen.parts[0][:3] == ["reading packs", "bytes", size]

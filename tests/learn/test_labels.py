@@ -19,6 +19,7 @@ from edgepack.store.label_files import read_file
 from edgepack.store.labels import attach, collect, key_text, record_ids, resolve
 from edgepack.store.truth import as_class, read_values
 from support.learnworld import World, nature
+from support.watched import Watched
 
 A, B = "a" * 32, "b" * 32
 E, U = "e" * 16, "1" * 16
@@ -186,8 +187,10 @@ def test_a_label_that_another_one_overrides_does_not_wait_for_its_row(returned: 
     path = returned.folder / "truth.csv"
     serials = returned.frame["serial"][:50]
     path.write_text("serial,worn\n" + "".join(f"{serial},true\n" for serial in serials))
-    done = import_labels(returned.ws, returned.registry, "pump", path, returned.clock)
+    seen = Watched()
+    done = import_labels(returned.ws, returned.registry, "pump", path, returned.clock, seen)
     assert (done["by"], done["matched"], done["held"]) == ("key", 4000, 0)
+    assert seen.parts == [["walking over the rows", "rows", 4000, 4000]]
 
 
 def test_a_file_of_hostile_labels_gives_one_line_each_and_the_rest_counts(returned: World) -> None:

@@ -17,13 +17,14 @@ from device_runtime.format.segment import Field as LayoutField
 from device_runtime.format.segment import Layout
 from device_runtime.journal.reader import RowBlock
 from edgepack.errors import StoreError
-from edgepack.learn.actions import drift_of, write_queue
+from edgepack.learn.actions import drift_of, export_rows, write_queue
 from edgepack.learn.retrain import retrain
 from edgepack.learn.state import name_state
 from edgepack.store import delta, upkeep
 from edgepack.store.arrow import Origin, to_batches
 from edgepack.store.table import read
 from support.learnworld import World, nature
+from support.watched import Watched
 
 ORIGIN = Origin("d" * 32, "e" * 16, "f" * 16, 1, 1, "b" * 64, 1)
 
@@ -308,3 +309,22 @@ def test_invalid_rows_are_kept_and_shown_to_nobody(returned: World) -> None:
     returned.catch_up()
     table = returned.view.read(["_flags", "_raw", "temp"])
     assert [v for v in table["_raw"].to_pylist() if v] == ["rubbish;1;2"]
+
+
+def test_upkeep_says_how_far_it_is_and_comes_to_the_end(returned: World) -> None:
+    ws, registry, archive = returned.ws, returned.registry, returned.archive
+    for work, parts in (
+        (lambda seen: upkeep.rebuild(ws, registry, archive, returned.ring, (), seen),
+         {"filling table pump": "bytes"}),
+        (lambda seen: upkeep.check(ws, registry, archive, seen),
+         {"reading the archive": "bytes", "reading table pump": "rows"}),
+        (lambda seen: upkeep.compact(ws, registry, seen), {"merging files": "tables"}),
+        (lambda seen: export_rows(ws, registry, "pump", returned.folder / "x.csv", seen),
+         {"writing rows": "rows"}),
+        (lambda seen: upkeep.purge_device(
+            ws, registry, archive, returned.ring, "press-1", before=1, progress=seen),
+         {}),
+    ):  # fmt: skip
+        seen = Watched()
+        work(seen)
+        assert seen.whole() == parts
