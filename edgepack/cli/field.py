@@ -98,7 +98,9 @@ def kit(
 
     ws, screen = _open(workspace), Screen(json)
     with ws.lock():
-        kit = write_kit(ws, _ring(ws), name, out, wheels=wheels, bundle=bundle, clock=SystemClock())
+        ring = _ring(ws)
+        with screen.step("writing the kit"):
+            kit = write_kit(ws, ring, name, out, wheels=wheels, bundle=bundle, clock=SystemClock())
     show_kit(screen, kit)
 
 

@@ -101,12 +101,14 @@ def rotate(
     from device_runtime.clock import SystemClock
     from edgepack.keys import ceremony
 
-    ws = _open(workspace)
+    ws, screen = _open(workspace), Screen(json)
     with ws.lock():
-        outcome = ceremony.rotate(
-            ws, _ring(ws), role, clock=SystemClock(), family=family, force_time=force_time
-        )
-        _show(Screen(json), outcome)
+        ring = _ring(ws)
+        with screen.step("drawing keys"):
+            outcome = ceremony.rotate(
+                ws, ring, role, clock=SystemClock(), family=family, force_time=force_time
+            )
+        _show(screen, outcome)
 
 
 @guard
@@ -121,12 +123,14 @@ def revoke(
     from device_runtime.clock import SystemClock
     from edgepack.keys import ceremony
 
-    ws = _open(workspace)
+    ws, screen = _open(workspace), Screen(json)
     with ws.lock():
-        outcome = ceremony.revoke(
-            ws, _ring(ws), what, clock=SystemClock(), stop=stop, force_time=force_time
-        )
-        _show(Screen(json), outcome)
+        ring = _ring(ws)
+        with screen.step("revoking"):
+            outcome = ceremony.revoke(
+                ws, ring, what, clock=SystemClock(), stop=stop, force_time=force_time
+            )
+        _show(screen, outcome)
 
 
 @guard
@@ -142,12 +146,14 @@ def recover(
     from device_runtime.clock import SystemClock
     from edgepack.keys import ceremony
 
-    ws = _open(workspace)
+    ws, screen = _open(workspace), Screen(json)
     with ws.lock():
-        outcome = ceremony.recover(
-            ws, _ring(ws), clock=SystemClock(), floor=floor, force_time=force_time
-        )
-        _show(Screen(json), outcome)
+        ring = _ring(ws)
+        with screen.step("recovering"):
+            outcome = ceremony.recover(
+                ws, ring, clock=SystemClock(), floor=floor, force_time=force_time
+            )
+        _show(screen, outcome)
 
 
 @guard
@@ -171,15 +177,16 @@ def passphrase(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
     from edgepack.keys.ring import Ring, read_public
     from edgepack.workspace import NEW_ENVIRONMENT, ask_passphrase
 
-    ws = _open(workspace)
+    ws, screen = _open(workspace), Screen(json)
     with ws.lock():
         read_public(ws.keys, ws.disk)
         # Not `Ring.open`: the passphrase that is given may be that of one key which came back.
         ring = Ring(ws.keys, ws.passphrase(), ws.disk)
         new = ask_passphrase("New passphrase: ", confirm=True, variable=NEW_ENVIRONMENT)
-        outcome = ceremony.passphrase(ring, new)
+        with screen.step("encrypting keys"):
+            outcome = ceremony.passphrase(ring, new)
         then = "edgepack backup: copies of keys/ that are made before open with the old one"
-        _show(Screen(json), outcome, then)
+        _show(screen, outcome, then)
 
 
 @guard
@@ -193,10 +200,12 @@ def downgrade(
     from device_runtime.clock import SystemClock
     from edgepack.keys import ceremony
 
-    ws = _open(workspace)
+    ws, screen = _open(workspace), Screen(json)
     with ws.lock():
-        outcome = ceremony.downgrade(ws, _ring(ws), name, version, clock=SystemClock())
-        _show(Screen(json), outcome)
+        ring = _ring(ws)
+        with screen.step("signing"):
+            outcome = ceremony.downgrade(ws, ring, name, version, clock=SystemClock())
+        _show(screen, outcome)
 
 
 @guard
@@ -211,15 +220,17 @@ def sign(
     from edgepack.fleet import kit
     from edgepack.keys import ceremony
 
-    ws = _open(workspace)
+    ws, screen = _open(workspace), Screen(json)
     with ws.lock():
+        ring = _ring(ws)
         if file.is_file() and kit.is_kit(ws.disk, file):
-            show_kit(Screen(json), kit.sign_kit(ws, _ring(ws), file))
+            with screen.step("signing"):
+                written = kit.sign_kit(ws, ring, file)
+            show_kit(screen, written)
             return
-        outcome = ceremony.sign_half(
-            ws, _ring(ws), file, clock=SystemClock(), force_time=force_time
-        )
-        _show(Screen(json), outcome)
+        with screen.step("signing"):
+            outcome = ceremony.sign_half(ws, ring, file, clock=SystemClock(), force_time=force_time)
+        _show(screen, outcome)
 
 
 def show_kit(screen: Screen, kit: Written) -> None:

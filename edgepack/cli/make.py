@@ -271,7 +271,8 @@ def inspect(
     if lineage + sbom + card > 1:
         raise UsageError("give one of --lineage, --sbom, --card")
     part = "lineage" if lineage else "sbom" if sbom else "card" if card else ""
-    found, text = inspect_file(Path(file), part)
+    with screen.step("reading"):
+        found, text = inspect_file(Path(file), part)
     screen.line(text)
     screen.done(found)
 
@@ -285,7 +286,8 @@ def diff(
     from edgepack.packing.inspect import diff_files
 
     screen = Screen(json)
-    changes = diff_files(Path(one), Path(two))
+    with screen.step("comparing"):
+        changes = diff_files(Path(one), Path(two))
     if not changes:
         screen.line("no difference")
     else:
@@ -312,7 +314,8 @@ def doctor(workspace: str = WORKSPACE, json: bool = JSON) -> None:
         if workspace:
             raise
         ws = None
-    findings = examine(ws)
+    with screen.step("looking"):
+        findings = examine(ws)
     screen.table(("check", "state", "what"), [(f.name, f.state, f.what) for f in findings])
     bad = [f for f in findings if f.state == "bad"]
     if bad:

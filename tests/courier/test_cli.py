@@ -154,6 +154,21 @@ def test_a_terminal_sees_how_far_a_long_command_is_and_a_pipe_sees_the_result_al
         assert (done.stdout.count(b"\n"), done.stderr) == (1, b""), words
 
 
+def test_what_draws_keys_or_reads_bundles_shows_a_terminal_that_it_runs(shell):
+    shell.text("device", "new", "press-1")
+    shell.base.publish(model=b"one")
+    shell.base.publish(model=b"two")
+    one, two = sorted(shell.base.ws.out.glob("*.edgepack"))
+    for words, label in (
+        (("device", "kit", "press-1", shell.folder / "press-1.kit"), "writing the kit"),
+        (("keys", "rotate", "timestamp"), "drawing keys"),
+        (("keys", "revoke", f"{trustsim.NAME}-1"), "revoking"),
+        (("inspect", two), "reading"),
+        (("diff", one, two), "comparing"),
+    ):
+        assert f"\x1b[2K{label} " in shell.terminal(*words), words
+
+
 def test_mistakes_end_in_one_line_and_their_code(shell):
     for words, code, name in (
         (("sync", "/nowhere"), 60, "stick.not_a_stick"),
