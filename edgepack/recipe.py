@@ -17,7 +17,7 @@ from typing import Any
 
 from device_runtime.format.manifest import NAME
 from device_runtime.format.schema import TASKS, Task
-from edgepack.errors import LeakError, RecipeError
+from edgepack.errors import DataError, LeakError, RecipeError
 from edgepack.recipe_fields import BOOST, wrong_fields
 from edgepack.threads import calm
 from edgepack.units import seconds, size
@@ -151,6 +151,7 @@ class Recipe:
 
         Raises:
             RecipeError: There is no such function, or it failed.
+        DataError: `rows` found a file of data missing or damaged.
         """
         function = self.function(name)
         if function is None:
@@ -162,6 +163,8 @@ class Recipe:
         except (KeyboardInterrupt, MemoryError, RecipeError):
             raise
         except Exception as error:
+            if name == "rows" and _is_of_data(error):
+                raise _unreadable(error, self.folder / CODE) from error
             raise RecipeError(
                 f"{name}() in {self.folder / CODE} failed{_line(error, self.folder / CODE)}: "
                 f"{type(error).__name__}: {_one_line(error)}",
@@ -377,6 +380,29 @@ def _remedy(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name in ("xgboost", "lightgbm"):
         return BOOST
     return "correct recipe.py and repeat the command"
+
+
+def _is_of_data(error: BaseException) -> bool:
+    """Whether a file was missing or damaged: the data's fault, not that of the code reading it."""
+    if isinstance(error, OSError):
+        return True
+    arrow = sys.modules.get("pyarrow")  # what it raised, it was loaded for
+    return arrow is not None and isinstance(error, arrow.ArrowInvalid)
+
+
+def _unreadable(error: BaseException, code: Path) -> DataError:
+    """Name the file that rows() could not read: by the error, or else what lies in data/."""
+    file, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
+    reason = reason or _one_line(error)
+    if isinstance(error, FileNotFoundError):
+        file, reason = file or reason, "there is no such file"
+    if file is None and "/" not in reason:
+        found = sorted(str(path) for path in (code.parent / "data").glob("*") if path.is_file())
+        file = " or ".join(found[:3])
+    return DataError(
+        f"rows() in {code} cannot read {file or 'its data'}: {reason}",
+        next="put the file back as it was and repeat the command; if it is whole, correct rows()",
+    )
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from edgepack.errors import LeakError, RecipeError
+from edgepack.errors import DataError, LeakError, RecipeError
 from edgepack.recipe import load_recipe
 from edgepack.units import seconds, size
 
@@ -125,3 +126,41 @@ def test_sizes_and_durations():
             size(wrong)
         with pytest.raises(ValueError, match="is not a"):
             seconds(wrong)
+
+
+READS = """
+import pandas as pd
+from pathlib import Path
+def rows(until=None): return pd.read_parquet(Path(__file__).parent / "data" / "rows.parquet")
+"""
+
+
+@pytest.mark.parametrize("what", ["gone", "cut", "empty", "rotten", "folder"])
+def test_a_data_file_that_rows_cannot_read_is_named_and_no_fault_of_the_code(tmp_path, what):
+    recipe = load_recipe(written(tmp_path, GOOD, READS))
+    path = tmp_path / "data" / "rows.parquet"
+    path.parent.mkdir()
+    pd.DataFrame({"rpm": range(10_000)}).to_parquet(path)
+    whole = path.read_bytes()
+    if what == "gone":
+        path.unlink()
+    elif what == "folder":
+        path.unlink()
+        path.mkdir()
+        (path / "odd.parquet").write_bytes(b"PAR1 and no more")
+    else:
+        rotten = whole[:100] + bytes(2000) + whole[2100:]
+        path.write_bytes({"cut": whole[:5000], "empty": b"", "rotten": rotten}[what])
+    with pytest.raises(DataError) as caught:
+        recipe.call("rows")
+    assert (caught.value.code, caught.value.exit) == ("recipe.data", 70)
+    assert str(path) in caught.value.what
+    assert "put the file back" in caught.value.line()
+    assert "\n" not in caught.value.line()
+
+
+def test_any_other_mistake_in_rows_stays_one_of_recipe_py(tmp_path):
+    recipe = load_recipe(written(tmp_path, GOOD, "def rows(until=None): return {}['gone']"))
+    with pytest.raises(RecipeError, match="line 1: KeyError") as caught:
+        recipe.call("rows")
+    assert caught.value.code == "recipe.invalid"
