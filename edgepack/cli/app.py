@@ -9,7 +9,8 @@ from importlib.util import find_spec
 import typer
 from typer.main import get_command
 
-from edgepack.cli.screen import report_failure
+from device_runtime.errors import UsageError
+from edgepack.cli.screen import Screen, report_failure
 
 app = typer.Typer(
     name="edgepack",
@@ -25,12 +26,19 @@ app = typer.Typer(
 def main(
     context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+    json: bool = typer.Option(False, "--json", help="With --version: one JSON object."),
 ) -> None:
     """Pack a batch model into one signed file, run it offline, bring its journal home."""
     if version:
         from device_runtime._version import __version__
 
-        typer.echo(__version__)
+        screen = Screen(json)
+        screen.line(__version__)
+        screen.done({"version": __version__})
+    elif json:
+        raise UsageError(
+            "--json stands before the command", next="put it behind: edgepack COMMAND … --json"
+        )
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -90,6 +91,16 @@ def files(folder):
     paths = (p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
     left_out = (".lock", "registry.sqlite")
     return sorted(str(p.relative_to(folder)) for p in paths if p.name not in left_out)
+
+
+def test_the_version_is_one_object_where_json_was_asked(tmp_path):
+    plain = base("--version", cwd=tmp_path)
+    for words in (("--version", "--json"), ("--json", "--version")):
+        code, out, err = base(*words, cwd=tmp_path)
+        assert (code, json.loads(out), err) == (0, {"ok": True, "version": plain[1].strip()}, [])
+    for words in (("--json",), ("--json", "recipes")):
+        code, out, err = base(*words, cwd=tmp_path)
+        assert (code, json.loads(out)["error"]["code"], err) == (2, "usage", []), "never as text"
 
 
 def test_an_unknown_recipe_names_those_there_are(tmp_path):
