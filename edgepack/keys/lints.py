@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import lzma
+from collections.abc import Iterator
+from typing import Any
 
 from device_runtime import policy as policies
 from device_runtime.format import canonical
@@ -12,9 +14,11 @@ from edgepack.errors import ClockError, KeyringError
 from edgepack.keys import roles
 from edgepack.keys.ring import Ring
 from edgepack.registry import Registry
+from edgepack.taught import check_taught
 
 DAY = 86400
 LEAP_DAYS = 400
+LARGEST = 64 << 20  # a lineage with many devices
 
 
 def last_signed(registry: Registry, facts: quorum.RootFacts, name: str | None = None) -> int:
@@ -80,17 +84,27 @@ def _lint_leap(now: int, latest: int, force_time: bool) -> None:
 
 def lint_policy(ring: Ring, source: Source) -> None:
     """Refuse a policy that still names keys which were rotated since it was built."""
-    for name in source.index.names("payload"):
-        if name.removesuffix(".xz") != "policy.json":
-            continue
-        data = source.small(f"payload/{name}", 1 << 20)
-        data = lzma.decompress(data) if name.endswith(".xz") else data
-        policy = policies.from_json(canonical.decode(data, name))
+    for said in _said(source, "policy.json"):
+        policy = policies.from_json(said)
         if (policy.recipients, policy.ack_keys) != roles.named_in_policy(ring.public()):
             raise KeyringError(
                 "keys were rotated after this bundle was built: its policy names the old ones",
                 next="edgepack build, then sign what it makes",
             )
+
+
+def lint_lineage(registry: Registry, name: str, source: Source) -> None:
+    """Refuse a model that rows taught which are not trusted any more."""
+    for story in _said(source, "lineage.json"):
+        check_taught(registry, name, story)
+
+
+def _said(source: Source, wanted: str) -> Iterator[Any]:
+    for name in source.index.names("payload"):
+        if name.removesuffix(".xz") == wanted:
+            data = source.small(f"payload/{name}", LARGEST)
+            data = lzma.decompress(data) if name.endswith(".xz") else data
+            yield canonical.decode(data, name, limit=LARGEST)
 
 
 def days(difference: int) -> str:

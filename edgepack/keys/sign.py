@@ -30,7 +30,7 @@ from device_runtime.trust.custom import read_targets
 from device_runtime.trust.source import Source, open_source
 from edgepack.errors import ClockError, KeyringError
 from edgepack.keys import oms, roles
-from edgepack.keys.lints import DAY, days, last_signed, lint_policy, lint_time
+from edgepack.keys.lints import DAY, days, last_signed, lint_lineage, lint_policy, lint_time
 from edgepack.keys.ring import Ring
 from edgepack.registry import BundleRow, Registry
 
@@ -104,6 +104,7 @@ def sign_file(ws: Any, ring: Ring, file: Path, *, clock: Clock, force_time: bool
     Raises:
         FormatError: Not a file that can be signed.
         ClockError: The time does not fit.
+        EvidenceError: A device that taught it is marked as compromised since.
         KeyringError: Roots or keys are missing.
         UsageError: Another bundle of that version is signed already.
     """
@@ -192,6 +193,7 @@ def _fresh(
     expires = now + said.expiry_days * DAY
     lint_time(now, expires, facts, last_signed(registry, facts, said.name), force_time)
     lint_policy(ring, source)
+    lint_lineage(registry, said.name, source)
     files = {name: _digest(source, name) for name in source.index.names("payload")}
     if oms.FILE in files:
         raise FormatError(f"the unsigned bundle brings its own {oms.FILE}")

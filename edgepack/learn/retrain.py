@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from edgepack.learn.trial import Trial
 from edgepack.recipe import load_recipe
 from edgepack.registry import Registry
 from edgepack.store.view import View
+from edgepack.taught import left_out, untrusted
 from edgepack.workspace import Workspace
 
 FILE = "proposal.json"
@@ -61,25 +62,23 @@ class Proposal:
         """Version of the champion."""
         return int(self.facts["champion"]["version"])
 
-    def void(self, newest: int, compromised: Collection[str]) -> str:
+    def void(self, newest: int, left_out: Mapping[str, int]) -> str:
         """Return why nobody may accept it any more, or an empty text.
 
         Args:
             newest: Version of the newest signed bundle: one signed since was not challenged.
-            compromised: Devices whose rows are left out now.
+            left_out: Compromised devices, as `taught.left_out`.
         """
         if self.against != newest:
             return f"it was held against bundle {self.against}, but bundle {newest} is signed since"
         names = self.facts.get("names", {})
-        for item in self.facts.get("devices", ()):
-            device = item["device"]
-            if device in compromised and device not in self.facts.get("compromised", ()):
-                return f"{names.get(device, device[:8])} taught it, and is compromised since"
-        return ""
+        found = untrusted(self.facts.get("returned", {}), left_out)
+        who = ", ".join(names.get(device, device[:8]) for device in found)
+        return f"{who} taught it, and is compromised since" if found else ""
 
-    def waits(self, newest: int, compromised: Collection[str]) -> bool:
+    def waits(self, newest: int, left_out: Mapping[str, int]) -> bool:
         """Whether somebody may accept it."""
-        return not self.accepted and not self.void(newest, compromised)
+        return not self.accepted and not self.void(newest, left_out)
 
 
 def retrain(ws: Workspace, registry: Registry, name: str, clock: Clock) -> Proposal:
@@ -109,7 +108,6 @@ def retrain(ws: Workspace, registry: Registry, name: str, clock: Clock) -> Propo
     facts = {
         **trial.facts(verdict, old, new),
         "names": {row.device: row.name for row in registry.devices()},
-        "compromised": compromised(registry),
         "changed": _changed(ws, registry, champion),
     }
     with explained(ws, name):
@@ -127,11 +125,6 @@ def _changed(ws: Workspace, registry: Registry, champion: Reference) -> list[dic
         for item in found.values()
         for c in sorted((*item.columns, *item.answers), key=moved)
     ]
-
-
-def compromised(registry: Registry) -> list[str]:
-    """Return the ids of devices whose rows are left out."""
-    return [row.device for row in registry.devices("compromised")]
 
 
 def _champion(ws: Workspace, registry: Registry, name: str) -> Reference:
@@ -206,7 +199,7 @@ def accept_newest(ws: Workspace, registry: Registry, name: str) -> Proposal:
         )
     newest = known[-1]
     signed = max((ref.row.version for ref in references(ws, registry, name)), default=0)
-    why = "" if newest.accepted else newest.void(signed, compromised(registry))
+    why = "" if newest.accepted else newest.void(signed, left_out(registry))
     if why:
         raise EvidenceError(
             f"proposal {newest.number} of {name} is void: {why}",

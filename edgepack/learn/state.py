@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from device_runtime.clock import Clock
@@ -11,7 +12,7 @@ from edgepack.learn.drift import CHANGED, Change, Drift, Slice, of_table
 from edgepack.learn.due import DueNow, due
 from edgepack.learn.quality import Quality, Score, quality
 from edgepack.learn.reference import Reference, references
-from edgepack.learn.retrain import Proposal, compromised, proposals, refused
+from edgepack.learn.retrain import Proposal, proposals, refused
 from edgepack.learn.same_rows import SameRows, same_rows
 from edgepack.learn.survey import Survey, survey
 from edgepack.recipe import Recipe, load_recipe
@@ -20,6 +21,7 @@ from edgepack.store.label_files import newest_number
 from edgepack.store.labels import collect
 from edgepack.store.table import by_name
 from edgepack.store.view import View
+from edgepack.taught import left_out
 from edgepack.workspace import Workspace
 
 
@@ -38,7 +40,7 @@ class NameState:
         proposals: Oldest first.
         notes: What the view lacks.
         refused: Why the last challenger was refused, if no label came home since; else empty.
-        compromised: Devices whose rows are left out.
+        left_out: Compromised devices, as `taught.left_out`.
     """
 
     recipe: Recipe
@@ -51,7 +53,7 @@ class NameState:
     proposals: tuple[Proposal, ...]
     notes: tuple[str, ...]
     refused: str = ""
-    compromised: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -63,7 +65,7 @@ class NameState:
         """The newest proposal, if somebody may accept it."""
         newest = self.proposals[-1] if self.proposals else None
         version = self.refs[0].row.version if self.refs else 0
-        return newest if newest and newest.waits(version, self.compromised) else None
+        return newest if newest and newest.waits(version, self.left_out) else None
 
     @property
     def next(self) -> str:
@@ -269,7 +271,7 @@ def name_state(
     lost = refused(
         ws, name, refs[0].row.version, (found.labelled.num_rows, newest_number(ws, name))
     )
-    out = tuple(compromised(registry))
+    out = left_out(registry)
     return NameState(recipe, refs, found, judged, compared, drifts, now, made, notes, lost, out)
 
 

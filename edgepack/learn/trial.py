@@ -26,6 +26,7 @@ from edgepack.store.label_files import newest_number
 from edgepack.store.labels import Labels, collect
 from edgepack.store.view import View
 from edgepack.tables import moment
+from edgepack.taught import left_out
 from edgepack.workspace import Workspace
 
 LEFT_OUT = 4  # devices that are left out in turn, the largest first: one fit each
@@ -80,6 +81,7 @@ class Trial:
         until: The recipe's own rows end here.
         serial: Newest import serial.
         files: Newest number of a base label file.
+        left_out: Compromised device → the first import serial of it that taught nobody.
     """
 
     recipe: Recipe
@@ -95,6 +97,7 @@ class Trial:
     until: Any
     serial: int
     files: int
+    left_out: Mapping[str, int]
 
     @classmethod
     def prepare(
@@ -141,7 +144,7 @@ class Trial:
         rows = data.parted(capped.keep, window, _how(recipe, window))
         return cls(
             recipe, champion, labels, window, capped.keep, data.device, capped.dropped,
-            data.originals, data.repeated, rows, until, serial, files,
+            data.originals, data.repeated, rows, until, serial, files, left_out(registry),
         )  # fmt: skip
 
     def blocks(self) -> Array:
@@ -172,12 +175,11 @@ class Trial:
         return {
             "original_until": None if self.until is None else str(self.until),
             "returned": {
-                "serial": self.serial,
+                **self._by_whom(),
                 "label_files": self.files,
                 "rows": int(self.learn.sum() + self.window.judge.sum()),
                 "labelled": len(self.device) + self.repeated,
                 "spread": len(self.rows.spread),
-                "devices": _by_device(self.device, self.learn | self.window.judge),
             },
             "window": {"begin": self.window.begin, "end": self.window.end},
             "champion": {
@@ -187,6 +189,14 @@ class Trial:
             },
             "metrics": verdict.challenger,
             "gain": asdict(verdict.paired),
+        }
+
+    def _by_whom(self) -> dict[str, Any]:
+        """Return what `taught` asks for: it says whether these devices are still trusted."""
+        return {
+            "serial": self.serial,
+            "devices": _by_device(self.device, self.learn | self.window.judge),
+            "left_out": dict(self.left_out),
         }
 
     def facts(self, verdict: Verdict, old: Side, new: Side) -> dict[str, Any]:
@@ -226,6 +236,7 @@ class Trial:
                 }
                 for device in sorted(set(self.device))
             ],
+            "returned": self._by_whom(),
             "without": self._without(),
             "conflicts": len(self.labels.conflicts),
             "wrong_labels": len(self.labels.wrong),

@@ -11,6 +11,8 @@ from device_runtime.errors import TooLargeError
 from device_runtime.format import canonical, container
 from edgepack.candidate.folder import Candidate
 from edgepack.packing.payload import assemble
+from edgepack.registry import Registry
+from edgepack.taught import check_taught
 from edgepack.workspace import Workspace
 
 SUFFIX = ".unsigned"
@@ -57,8 +59,11 @@ def build(ws: Workspace, candidate: Candidate) -> Unsigned:
     """Write the unsigned bundle of a candidate into `out/`.
 
     Raises:
+        EvidenceError: A device that taught it is marked as compromised since.
         TooLargeError: Larger than the class's devices take, or than FAT32 holds.
     """
+    with Registry.open(ws.registry) as registry:
+        check_taught(registry, candidate.name, candidate.json("lineage.json"))
     data = unsigned_bytes(ws, candidate)
     policy = ws.policy(candidate.facts["device_class"])
     if len(data) > policy.max_bundle_bytes:

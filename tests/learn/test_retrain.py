@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from device_runtime.crypt import sha256
-from edgepack.candidate import find_candidate
+from edgepack.candidate import accept, find_candidate
 from edgepack.candidate.lineage import rows_digest
 from edgepack.errors import DataError, EvidenceError, RecipeError
+from edgepack.keys.sign import sign_file
 from edgepack.learn.again import again
 from edgepack.learn.dataset import cap, repeated
 from edgepack.learn.queue import queue
@@ -23,6 +24,8 @@ from edgepack.learn.state import NameState, name_state
 from edgepack.learn.survey import survey
 from edgepack.learn.trial import Trial
 from edgepack.learn.window import check_classes, choose
+from edgepack.packing.build import build
+from edgepack.records import DeviceRow
 from edgepack.store.labels import collect
 from edgepack.store.upkeep import compact
 from support.learnworld import World, nature
@@ -278,8 +281,30 @@ def test_the_largest_devices_are_left_out_in_turn(world: World) -> None:
     assert state.waiting is None
     with pytest.raises(EvidenceError, match="void: press-2 taught it, and is compromised since"):
         accept_newest(world.ws, world.registry, "pump")
+    _spoiled(world, facts["candidate"], replace(stolen, state="accepted"))
     larger = facts["without"][0]
     assert f"- without press-1 and its {larger['rows']:,} rows: " in text
+
+
+def _spoiled(world: World, number: int, device: DeviceRow) -> None:
+    """An accepted candidate is neither built nor signed once its rows are left out."""
+    newest = world.registry.next_serial() - 1
+    world.registry.put_device(device)
+    candidate = accept_newest(world.ws, world.registry, "pump").candidate
+    assert candidate == number
+    unsigned = build(world.ws, find_candidate(world.ws, "pump"))
+    world.registry.put_device(replace(device, state="compromised", since=newest + 1))
+    assert build(world.ws, find_candidate(world.ws, "pump")) == unsigned  # what it gave stays good
+    world.registry.put_device(replace(device, state="compromised", since=newest))
+    with pytest.raises(EvidenceError, match="press-2 taught this model of pump") as caught:
+        build(world.ws, find_candidate(world.ws, "pump"))
+    assert caught.value.next.endswith("edgepack retrain pump")
+    with pytest.raises(EvidenceError, match="press-2 taught this model of pump"):
+        sign_file(world.ws, world.ring, unsigned.path, clock=world.clock)
+    assert world.registry.highest_version("pump") == 1  # no version is used up
+    # the next one knows what was left out, and may ship
+    accept(world.ws, "pump", retrain(world.ws, world.registry, "pump", world.clock).candidate)
+    world.ship(find_candidate(world.ws, "pump"))
 
 
 def test_the_queue_asks_for_spread_unknown_and_random_rows(world: World) -> None:
