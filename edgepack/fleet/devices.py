@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -56,7 +57,8 @@ def new_device(
         clock: Says when.
 
     Raises:
-        UsageError: The name is not valid or taken; several classes or recipes and none named.
+        UsageError: The name is not valid or taken; several classes or recipes and none named; the
+            recipe is for another class.
         WorkspaceError: No such class.
     """
     if not NAME.fullmatch(name):
@@ -73,9 +75,38 @@ def new_device(
         device_class = next(iter(ws.classes))
     chosen = ws.device_class(device_class).name
     folder = ws.recipe_folder(bundle)
+    check_class(
+        ws, folder.name, chosen, f"edgepack device new {name} --bundle {folder.name} --class"
+    )
     plan = PlanRow(name, chosen, folder.name, "", clock.wall_ns())
     registry.put_plan(plan)
     return plan
+
+
+def check_class(ws: Workspace, bundle: str, device_class: str, again: str) -> None:
+    """See to it that devices of a class could install what its recipe makes.
+
+    Args:
+        ws: The workspace.
+        bundle: Bundle name; one without a recipe that can be read says nothing.
+        device_class: Class of the device.
+        again: The command that would fit, but for the class at its end.
+
+    Raises:
+        UsageError: The recipe is for another class.
+    """
+    path = ws.recipes / bundle / "bundle.toml"
+    try:
+        wanted = tomllib.loads(ws.disk.read(path).decode()).get("class", "field")
+    except (OSError, ValueError):
+        return
+    if wanted != device_class:
+        raise UsageError(
+            f"bundle {bundle} is made for class {wanted}; a device of class {device_class} would "
+            "never install it",
+            next=f'{again} {wanted}; or write class = "{device_class}" into '
+            f"bundles/{bundle}/bundle.toml",
+        )
 
 
 def read_enrolments(

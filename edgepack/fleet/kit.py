@@ -26,6 +26,7 @@ from device_runtime.trust.bundle import verify
 from device_runtime.trust.custom import Target
 from device_runtime.trust.source import open_source
 from edgepack.errors import DeviceUnknownError, KeyringError
+from edgepack.fleet.devices import check_class
 from edgepack.keys import roles
 from edgepack.keys.ring import Ring
 from edgepack.keys.sign import write_container
@@ -73,7 +74,7 @@ def write_kit(
 
     Raises:
         DeviceUnknownError: No such device was named.
-        UsageError: A file or folder that was named is not there.
+        UsageError: A file or folder that was named is not there; its recipe is for another class.
         IncompatibleError: The bundle is another one than the device runs.
     """
     _check_paths(out, wheels, bundle)
@@ -84,6 +85,7 @@ def write_kit(
                 f"no device {device_name} was planned here",
                 next=f"run: edgepack device new {device_name}",
             )
+        check_class(ws, plan.bundle, plan.device_class, "edgepack device new OTHER-NAME --class")
         trusted = roles.trusted(ws)
         policy = roles.class_policy(ws, plan.device_class)
         sources: dict[str, Path] = {}

@@ -74,6 +74,23 @@ def shell(tmp_path):
     return Shell(tmp_path)
 
 
+def test_a_device_is_not_planned_for_a_bundle_of_another_class(shell):
+    config = shell.ws / "edgepack.toml"
+    classes = config.read_text()
+    config.write_text(classes + classes[classes.index("[class.field]") :].replace("field", "x"))
+    said = shell.json("device", "new", "dot", "--class", "x", "--bundle", "pump", code=2)["error"]
+    assert "pump is made for class field; a device of class x would" in said["what"]
+    assert said["next"].startswith("edgepack device new dot --bundle pump --class field; or write")
+    shell.text("device", "new", "dot", "--class", "field", "--bundle", "pump")
+    recipe = shell.ws / "bundles" / "pump" / "bundle.toml"
+    recipe.write_text('class = "x"\n')
+    said = shell.json("device", "kit", "dot", shell.folder / "dot.kit", code=2)["error"]
+    assert "pump is made for class x; a device of class field would never" in said["what"]
+    assert not (shell.folder / "dot.kit").exists()
+    recipe.write_text("this is no TOML")  # its mistakes are for `train` to tell
+    shell.text("device", "kit", "dot", shell.folder / "dot.kit")
+
+
 def test_a_device_is_planned_enrolled_and_accepted(shell):
     assert "runs pump" in shell.text("device", "new", "press-1")
     assert shell.json("device", "list")["devices"][0]["state"] == "planned"
