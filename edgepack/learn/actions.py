@@ -60,12 +60,14 @@ def drift_of(
     )
     found = list(of_table(view, refs, piece, by=by).values())
     cut = bool(device or since or until)
+    notes = lag(view, registry)
+    if not found and notes:
+        raise DataError(f"nothing to compare: {notes[0]}", next="run: edgepack store rebuild")
     if not found:
         raise DataError(
             f"no row of {name} is home{' in this slice' if cut else ''}",
             next="widen the slice" if cut else "sync a stick first",
         )
-    notes = lag(view, registry)
     if (since or until) and refs and refs[0].schema.time is None:
         notes.append("--since and --until are left out: the recipe names no time column")
     elif (since or until) and _has_sketches(view):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from device_runtime.clock import Clock
@@ -70,6 +70,8 @@ class NameState:
     @property
     def next(self) -> str:
         """What to type next about it; empty: nothing."""
+        if self.notes:
+            return "edgepack store rebuild"
         if self.waiting:
             return f"edgepack retrain {self.name} --accept"
         if not self.due.due:
@@ -263,6 +265,8 @@ def name_state(
     found = survey(view, labels, refs[0].schema, columns)
     names = {row.device: row.name for row in registry.devices()}
     judged = quality(found, now_ns=clock.wall_ns(), names=names)
+    if notes and not found.rows:
+        judged = replace(judged, warnings=())  # rows are home; it is the table that lacks them
     compared = same_rows(refs, found) if same else None
     drifts = tuple(of_table(view, refs, Slice()).values())
     ours = f"{name} {refs[0].row.version}"
@@ -281,6 +285,9 @@ def lag(view: View, registry: Registry) -> list[str]:
     problem = view.problem()
     if problem:
         return [f"the table of {view.name} is not sound ({problem}): edgepack store rebuild"]
+    if segments and not view.paths():
+        missing = f"the table of {view.name} is missing; the archive has its rows"
+        return [f"{missing}: edgepack store rebuild makes it again"]
     newest = max((row.serial for row in segments), default=0)
     if view.progress() < newest:
         return [f"the table of {view.name} lacks the newest imports: edgepack store rebuild"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -140,6 +141,18 @@ def test_labels_are_asked_for_filled_in_and_imported(world: World) -> None:
     assert "1 lines without" in done["notes"][0]
     assert run(world, "label", "import", str(world.folder / "none.csv"), status=70)
     assert run(world, "status")["names"][0]["labels"]["used"] == 39
+
+
+def test_a_table_that_is_gone_is_told_and_made_again(returned: World) -> None:
+    shutil.rmtree(returned.ws.table("pump").parent)
+    code, text = plain(returned, "status")
+    assert (code, "no rows are home" in text) == (0, False)
+    missing = "the table of pump is missing; the archive has its rows: edgepack store rebuild"
+    assert missing in " ".join(text.split())
+    assert "next: edgepack store rebuild" in text
+    assert missing in run(returned, "drift", status=70)["error"]["what"]
+    assert run(returned, "store", "rebuild")["rows"] == 4000
+    assert "rebuild" not in plain(returned, "status")[1]
 
 
 def test_the_store_is_checked_rebuilt_exported_and_purged(returned: World) -> None:
