@@ -20,8 +20,8 @@ from edgepack.convert.prove import prove
 from edgepack.errors import DataError
 from edgepack.fitted import Fitted, names_of
 from edgepack.recipe import Recipe
-from edgepack.tables import batches, inputs_of, sources
-from edgepack.train.engines import fit_stream
+from edgepack.tables import batches, inputs_of, size_of, sources
+from edgepack.train.engines import check_stream, fit_stream
 from edgepack.train.fit import Split, check_target, target_values
 from edgepack.workspace import Workspace
 
@@ -110,10 +110,14 @@ def made_streamed(
         DataError: Too few rows, or a target that cannot be learned.
         ConversionError, ParityError: The model.
     """
+    share = 1 if recipe.refit else 1 - recipe.test  # of the rows that one fit learns from
+    size = size_of(recipe) if until is None else None
+    check_stream(recipe, None if size is None else round(size[0] * share))
     total = sum(len(rows) for rows in batches(recipe, recipe.batch_rows, until))
     learn = round(total * (1 - recipe.test))
     if learn < 1 or learn == total:
         raise DataError(f"{total} rows of {recipe.name} are too few", next="give more rows")
+    check_stream(recipe, round(total * share))
     taught, held = Thinned(recipe.time), Thinned(recipe.time)
     fitted = fit_rows(recipe, _older(recipe, until, learn, held), taught)
     found = measured(recipe, fitted, taught.whole(), held.whole(), onnxruntime)

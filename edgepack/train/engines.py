@@ -111,6 +111,27 @@ def available() -> int:
     return min(limits)
 
 
+def check_stream(recipe: Recipe, rows: int | None) -> None:
+    """Refuse, before a row is read, more than XGBoost could hold; nothing else keeps rows.
+
+    Args:
+        recipe: Its `model(seed)` says what learns.
+        rows: How many there are; None where nobody knows yet.
+
+    Raises:
+        RecipeError: model(seed) failed.
+        DataError: They are too many.
+    """
+    if rows is not None and _external(recipe.call("model", recipe.seed)):
+        from edgepack.train.external import check_room
+
+        check_room(rows, recipe.memory_bytes or available())
+
+
+def _external(estimator: Any) -> bool:
+    return type(estimator).__name__ in ("XGBClassifier", "XGBRegressor")
+
+
 def fit_stream(recipe: Recipe, parts: Iterator[tuple[pd.DataFrame, Any]], seed: int) -> Any:
     """Fit in constant memory: `partial_fit` of the last step over batches of rows.
 
@@ -128,7 +149,7 @@ def fit_stream(recipe: Recipe, parts: Iterator[tuple[pd.DataFrame, Any]], seed: 
         DataError: There are no rows.
     """
     estimator = recipe.call("model", seed)
-    if type(estimator).__name__ in ("XGBClassifier", "XGBRegressor"):
+    if _external(estimator):
         from edgepack.train.external import fit_external
 
         return fit_external(estimator, parts, recipe.memory_bytes or available())

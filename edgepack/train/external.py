@@ -35,15 +35,7 @@ def fit_external(estimator: Any, parts: Iterator[tuple[Any, Any]], have: int) ->
 
     with tempfile.TemporaryDirectory(prefix="edgepack-") as folder:
         files, classes = _lay_down(folder, parts)
-        rows = sum(size[0] for size in files)
-        need = BASE + PER_ROW * rows
-        if need > have:
-            raise DataError(
-                f"XGBoost over {rows:,} rows from external memory needs about "
-                f"{need // CHUNK:,} MiB, there are {have // CHUNK:,} MiB",
-                why=f"it keeps about {PER_ROW} bytes of each row",
-                next="give more memory, fewer rows, or a model with partial_fit (SGDClassifier …)",
-            )
+        check_room(sum(size[0] for size in files), have)
         classified = hasattr(estimator, "predict_proba")
         if classified and classes.tolist() != list(range(len(classes))):
             raise DataError(
@@ -66,6 +58,26 @@ def fit_external(estimator: Any, parts: Iterator[tuple[Any, Any]], have: int) ->
         made = type(estimator)()
         made.load_model(path)
     return made
+
+
+def check_room(rows: int, have: int) -> None:
+    """Refuse more rows than memory holds.
+
+    Args:
+        rows: That will be learned from.
+        have: Bytes of memory that may be used.
+
+    Raises:
+        DataError: They are too many.
+    """
+    need = BASE + PER_ROW * rows
+    if need > have:
+        raise DataError(
+            f"XGBoost over {rows:,} rows from external memory needs about "
+            f"{need // CHUNK:,} MiB, there are {have // CHUNK:,} MiB",
+            why=f"it keeps about {PER_ROW} bytes of each row",
+            next="give more memory, fewer rows, or a model with partial_fit (SGDClassifier …)",
+        )
 
 
 def _lay_down(folder: str, parts: Iterator[tuple[Any, Any]]) -> tuple[list[tuple[int, int]], Any]:

@@ -55,11 +55,33 @@ def test_xgboost_streams_from_external_memory(ws, recipe_folder):
     assert np.isfinite(scores).all()
 
 
-def test_xgboost_refuses_beforehand_what_memory_does_not_hold(ws, recipe_folder):
+def test_xgboost_refuses_before_a_row_is_read_what_memory_does_not_hold(
+    ws, recipe_folder, monkeypatch
+):
     numbered = table(2000).assign(y=lambda f: f["y"].astype(int))
-    recipe_folder(BOOSTED, frame=numbered, extra=STREAM + 'memory = "400 MB"\n')
+    little = STREAM + 'memory = "400 MB"\n'
+    data = recipe_folder(BOOSTED, frame=numbered, extra=little) / "data.parquet"
+    _cut_off_rows(data)
+    with pytest.raises(DataError, match="2,000 rows from external memory needs about 457"):
+        train_recipe(ws)
+    recipe_folder(BOOSTED, frame=numbered, extra=little + "refit = false\n")
+    _cut_off_rows(data)
     with pytest.raises(DataError, match="1,600 rows from external memory needs about 457"):
         train_recipe(ws)
+    # rows that nobody knows beforehand are counted, and none is laid down
+    toml = recipe_folder(BOOSTED, frame=numbered, extra=little) / "bundle.toml"
+    toml.write_text(toml.read_text().replace("data.parquet", "data.csv.gz"))
+    numbered.to_csv(data.with_name("data.csv.gz"), index=False)
+    monkeypatch.setattr("edgepack.train.external._lay_down", None)
+    with pytest.raises(DataError, match="2,000 rows from external memory needs about 457"):
+        train_recipe(ws)
+
+
+def _cut_off_rows(data):
+    """Make a Parquet file of which only the metadata can be read."""
+    whole = data.read_bytes()
+    foot = int.from_bytes(whole[-8:-4], "little") + 8
+    data.write_bytes(whole[:4] + bytes(len(whole) - foot - 4) + whole[-foot:])
 
 
 @pytest.mark.parametrize("where", ["above", "inside"])
