@@ -85,7 +85,9 @@ def drift(
     reference: Path | None = _REFERENCE,
     current: Path | None = _CURRENT,
     fail_above: float | None = typer.Option(
-        None, "--fail-above", help="Exit 75 if an input moved by more than this PSI."
+        None,
+        "--fail-above",
+        help="Exit 75 if an input moved by more than this PSI since the newest bundle.",
     ),
     workspace: str = _WORKSPACE,
     json: bool = _JSON,
@@ -126,14 +128,21 @@ def drift(
     show(screen, found, "before" if reference else "in training")
     for note in notes:
         screen.line(note)
-    worst = _worst(found)
-    result = _drift_json(found, notes)
+    judged = found if since or until else _newest(found)
+    worst = _worst(judged)
+    bundles = list(dict.fromkeys(item.bundle for item in judged))
+    whose = " and ".join(bundles)
+    answered = "" if reference else f" in the rows that {whose} answered"
+    if fail_above is not None and answered:
+        text = f"what moved{answered}" if judged else "nothing, there are too few rows"
+        screen.line(f"held against {fail_above:g}: {text}")
+    result = {**_drift_json(found, notes), "judged": bundles}
     if fail_above is not None and worst and worst.sure and worst.excess > fail_above:
         if not json:
             screen.done(result)
         raise DriftError(
             f"{worst.name} moved by PSI {worst.psi:.3f} ({worst.excess:.3f} beyond "
-            f"{'chance and rhythm' if worst.rhythm else 'chance'}), above {fail_above:g}",
+            f"{'chance and rhythm' if worst.rhythm else 'chance'}){answered}, above {fail_above:g}",
             why="inputs changed; whether the answers are worse, only labels can say",
         )
     screen.done(
@@ -156,6 +165,17 @@ def _check_time(option: str, text: str) -> None:
 def _worst(found: list[Drift]) -> Change | None:
     columns = (item.worst for item in found if item.worst)
     return max(columns, key=lambda c: (c.sure, c.excess), default=None)
+
+
+def _newest(found: list[Drift]) -> list[Drift]:
+    """Return the rows of the newest bundle that answered enough of them, in one group or several.
+
+    What moved under an older bundle was learned by a newer one: judged again, a nightly check
+    would never be quiet any more.
+    """
+    enough = (item.bundle for item in found if item.worst and item.worst.sure)
+    bundle = next(enough, None)  # newest first
+    return [item for item in found if item.bundle == bundle]
 
 
 def _drift_json(found: list[Drift], notes: list[str]) -> dict[str, Any]:

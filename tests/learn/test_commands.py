@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from edgepack.candidate import find_candidate
 from edgepack.cli.app import app
 from edgepack.fleet import sticks
 from support.learnworld import World, nature
@@ -75,6 +76,30 @@ def test_drift_has_an_exit_code_for_scripts(returned: World) -> None:
     code, text = plain(returned, "drift")
     assert code == 0
     assert "changed much" in text
+
+
+def test_the_gate_of_drift_opens_again_once_a_newer_bundle_has_learned(returned: World) -> None:
+    gate = ("drift", "--fail-above", "0.2")
+    error = run(returned, *gate, status=75)["error"]
+    assert "in the rows that pump 1 answered, above 0.2" in error["what"]
+    run(returned, "retrain")
+    run(returned, "retrain", "--accept")
+    returned.ship(find_candidate(returned.ws, "pump"))
+    device = returned.device("press-2")
+    device.predict(nature(70, 20, 8), returned.refs()[0])
+    device.come_home()
+    returned.catch_up()
+    assert "pump 1 answered" in run(returned, *gate, status=75)["error"]["what"]  # 20 are too few
+    device.predict(nature(70, 1500, 9), returned.refs()[0])
+    device.come_home()
+    returned.catch_up()
+    assert run(returned, *gate)["judged"] == ["pump 2"]
+    assert (
+        "held against 0.2: what moved in the rows that pump 2 answered" in plain(returned, *gate)[1]
+    )
+    assert run(returned, *gate, "--by", "device")["judged"] == ["pump 2"]
+    sliced = run(returned, *gate, "--since", "2024-01-01", status=75)["error"]["what"]
+    assert "pump 2 and pump 1 answered" in sliced
 
 
 def test_drift_is_told_by_device_and_window(returned: World) -> None:
