@@ -88,6 +88,12 @@ class Change:
         return max(0.0, self.psi - self.noise - self.rhythm)
 
     @property
+    def beyond(self) -> tuple[float, float, float]:
+        """`excess` and its interval: what words and limits go by, so what plots show."""
+        usual = self.noise + self.rhythm
+        return self.excess, max(0.0, self.low - usual), max(0.0, self.high - usual)
+
+    @property
     def sure(self) -> bool:
         """Whether there are enough rows to tell: chance alone stays below the first limit."""
         return self.n >= FEW and self.rows >= FEW and self.noise < CHANGED

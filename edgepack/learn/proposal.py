@@ -36,9 +36,16 @@ def gain_plot(facts: Mapping[str, Any]) -> str:
 
 def changed_plot(facts: Mapping[str, Any]) -> str:
     """Return how far each input moved since the champion was trained, as SVG."""
-    rows = [(c["name"], c["psi"], c["low"], c["high"]) for c in facts["changed"][:MOST]]
+    whole = ("psi", "low", "high")  # of a proposal that was made before `beyond`
+    rows = [
+        (c["name"], *c.get("beyond", [c[key] for key in whole])) for c in facts["changed"][:MOST]
+    ]
     limits = [(CHANGED, "changed"), (CHANGED_MUCH, "much")]
-    return svg.standalone(svg.intervals(rows, title="PSI by input", zero=True, limits=limits))
+    return svg.standalone(
+        svg.intervals(
+            rows, title="PSI by input, beyond chance and rhythm", zero=True, limits=limits
+        )
+    )
 
 
 def _name(facts: Mapping[str, Any], device: str) -> str:
@@ -114,11 +121,11 @@ def _changes(facts: Mapping[str, Any]) -> list[str]:
         "",
         lead,
         "",
-        "| input | PSI | 95 % | missing | unseen | reads |",
-        "|---|---|---|---|---|---|",
+        "| input | PSI | 95 % | beyond chance and rhythm | missing | unseen | reads |",
+        "|---|---|---|---|---|---|---|",
         *(
             f"| {c['name']} | {c['psi']:.3f} | {c['low']:.3f} to {c['high']:.3f} | "
-            f"{c['missing']:.1%} | {c['unseen']:.1%} | {c['words']} |"
+            f"{c['excess']:.3f} | {c['missing']:.1%} | {c['unseen']:.1%} | {c['words']} |"
             for c in facts["changed"][:MOST]
         ),
     ]

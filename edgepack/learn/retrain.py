@@ -121,7 +121,11 @@ def _changed(ws: Workspace, registry: Registry, champion: Reference) -> list[dic
     """Return how the rows that the champion answered differ from those that taught it."""
     found = of_table(View(ws, registry, champion.row.name), [champion], Slice())
     return [
-        {**{key: getattr(c, key) for key in _MOVED}, "missing": c.missing[1]}
+        {
+            **{key: getattr(c, key) for key in _MOVED},
+            "beyond": list(c.beyond),
+            "missing": c.missing[1],
+        }
         for item in found.values()
         for c in sorted((*item.columns, *item.answers), key=moved)
     ]

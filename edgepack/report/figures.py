@@ -15,6 +15,7 @@ from edgepack.learn.survey import Survey
 
 TOP_COLUMNS = 6  # lines that one plot can still tell apart
 MOST_BARS = 14
+BEYOND = "PSI beyond chance and rhythm"
 MOST_DEVICES = 30  # those that moved most
 MOST_MONTHS = 36  # those with the most rows: a lying clock may name any number of others
 
@@ -256,22 +257,23 @@ def calibration(found: Quality) -> Figure | None:
 def drift_by_column(found: Drift) -> Figure:
     """PSI of every input with its interval."""
     changes = sorted((*found.columns, *found.answers), key=moved)
-    rows = [(c.name, c.psi, c.low, c.high) for c in changes[:40]]
+    rows = [(_dot(c.name, c), *c.beyond) for c in changes[:40]]
     limits = [(CHANGED, "changed"), (CHANGED_MUCH, "much")]
     return Figure(
         f"How far inputs moved from the training of {found.bundle}",
-        "Population stability index (PSI) with its 95 % interval: below 0.1 as in training, from "
-        "0.25 changed much, beyond chance and beyond the rhythm that days of training have by "
-        "themselves. It says that inputs changed, never that the model is wrong: only labels can "
-        "say that.",
-        _both(lambda w: svg.intervals(rows, title="PSI", zero=True, limits=limits, width=w)),
+        "Population stability index (PSI) with its 95 % interval, less what chance alone and the "
+        "rhythm that days of training have by themselves would give: below 0.1 as in training, "
+        "from 0.25 changed much (“?”: too few rows to tell). The table has the whole, too. It says "
+        "that inputs changed, never that the model is wrong: only labels can say that.",
+        _both(lambda w: svg.intervals(rows, title=BEYOND, zero=True, limits=limits, width=w)),
         Table(
-            ["column", "PSI", "95 %", "chance alone", "rhythm", "KS", "missing then", "now",
-             "unseen", "rows", "reads"],
+            ["column", "PSI", "95 %", "chance alone", "rhythm", "beyond", "KS",
+             "missing then", "now", "unseen", "rows", "reads"],
             [
                 [c.name, f"{c.psi:.4f}", f"{c.low:.3f} to {c.high:.3f}", f"{c.noise:.4f}",
-                 f"{c.rhythm:.4f}", f"{c.ks:.4f}", f"{c.missing[0]:.1%}", f"{c.missing[1]:.1%}",
-                 f"{c.unseen:.1%}", f"{c.n:,}", c.words]
+                 f"{c.rhythm:.4f}", f"{c.excess:.4f}", f"{c.ks:.4f}",
+                 f"{c.missing[0]:.1%}", f"{c.missing[1]:.1%}", f"{c.unseen:.1%}",
+                 f"{c.n:,}", c.words]
                 for c in changes
             ],
         ),
@@ -284,18 +286,19 @@ def drift_by_device(devices: Sequence[tuple[str, Drift]]) -> Figure | None:
     if len(found) < 2:
         return None
     found.sort(key=lambda item: (not item[2].sure, -item[2].excess))
-    rows = [(f"{name}: {c.name}", c.psi, c.low, c.high) for name, _, c in found[:MOST_DEVICES]]
+    rows = [(_dot(f"{name}: {c.name}", c), *c.beyond) for name, _, c in found[:MOST_DEVICES]]
     limits = [(CHANGED, "changed"), (CHANGED_MUCH, "much")]
     return Figure(
         "Drift by device",
         "Of each device the input that moved most since training. One device that stands out looks "
-        "at something else than the others, or has a sensor that fails.",
-        _both(lambda w: svg.intervals(rows, title="PSI", zero=True, limits=limits, width=w)),
+        "at something else than the others, or has a sensor that fails. PSI beyond chance and "
+        "rhythm; “?”: too few rows to tell.",
+        _both(lambda w: svg.intervals(rows, title=BEYOND, zero=True, limits=limits, width=w)),
         Table(
-            ["device", "input", "PSI", "95 %", "KS", "rows", "reads"],
+            ["device", "input", "PSI", "95 %", "beyond", "KS", "rows", "reads"],
             [
-                [name, c.name, f"{c.psi:.4f}", f"{c.low:.3f} to {c.high:.3f}", f"{c.ks:.4f}",
-                 f"{n:,}", c.words]
+                [name, c.name, f"{c.psi:.4f}", f"{c.low:.3f} to {c.high:.3f}", f"{c.excess:.4f}",
+                 f"{c.ks:.4f}", f"{n:,}", c.words]
                 for name, n, c in found
             ],
         ),
@@ -317,22 +320,27 @@ def drift_over_time(months: Sequence[tuple[str, Drift]]) -> Figure | None:
     lines = []
     for place, name in enumerate(names):
         points = [
-            svg.Point(x, c.psi, note=f"({c.n:,} rows)")
+            svg.Point(x, c.excess, note=f"({c.n:,} rows)")
             for x, (_, item) in enumerate(months)
             for c in item.columns
             if c.name == name
         ]
         lines.append(svg.Line(name, points, place + 1))
     every = sorted({c.name for _, item in months for c in item.columns})
-    cells = {(c.name, m): f"{c.psi:.3f}" for m, item in months for c in item.columns}
+    cells = {(c.name, m): f"{c.excess:.3f}" for m, item in months for c in item.columns}
     return Figure(
         "Drift by month",
-        f"PSI of the {len(names)} inputs that moved most, each month against training.",
+        f"PSI beyond chance and rhythm of the {len(names)} inputs that moved most, each month "
+        "against training; the table has all inputs.",
         _both(
-            lambda w: svg.lines(lines, labels, title="PSI", rule=(CHANGED_MUCH, "much"), width=w)
+            lambda w: svg.lines(lines, labels, title=BEYOND, rule=(CHANGED_MUCH, "much"), width=w)
         ),
         Table(["column", *labels], [[n, *[cells.get((n, m), "") for m in labels]] for n in every]),
     )
+
+
+def _dot(name: str, item: Change) -> str:
+    return name if item.sure else f"? {name}"
 
 
 def distribution(item: Change) -> Figure:
@@ -340,7 +348,8 @@ def distribution(item: Change) -> Figure:
     labels, before, now = _shares(item)
     return Figure(
         item.name,
-        f"PSI {item.psi:.3f} ({item.low:.3f} to {item.high:.3f}), KS {item.ks:.3f}"
+        f"PSI {item.psi:.3f} ({item.low:.3f} to {item.high:.3f}), {item.excess:.3f} of it beyond "
+        f"chance{' and rhythm' if item.rhythm else ''}, KS {item.ks:.3f}"
         f"{'' if item.exact else ' or more'}: {item.words}.",
         _both(
             lambda w: svg.bars(

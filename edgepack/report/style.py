@@ -59,7 +59,9 @@ footer{padding:32px 20px;font-size:13px}
     + LIGHT
     + """;--page:#fff;--card:#fff;--line:#bbb;--good:#0f7b6c;--warn:#8a5a00}
   body{font-size:11px}nav,summary{display:none}
-  h2{break-after:avoid}.grid{grid-template-columns:1fr 1fr}
+  p{break-inside:avoid}h2,h2+p,h3{break-after:avoid}.grid{grid-template-columns:1fr 1fr}
+  .scroll{overflow:visible}table{font-size:9px}th,td{padding:3px 5px;white-space:normal}
+  footer{padding:4px 20px}
 }
 """
 )

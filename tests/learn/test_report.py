@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 
 from edgepack import svg
+from edgepack.learn.drift import CHANGED_MUCH, Slice, of_table
+from edgepack.report.figures import drift_by_column, drift_over_time
 from edgepack.report.page import EVENTS, write_report
 from support.learnworld import World, nature
 
@@ -89,6 +92,24 @@ def test_every_plot_has_a_name_and_its_numbers(page: Path) -> None:
     assert "Drift by device" in text
     assert "press-2: site" in text
     assert text.count("<figure>") == text.count("<summary>The numbers</summary>")
+
+
+def test_a_plot_of_drift_shows_what_is_judged(returned: World) -> None:
+    (found,) = of_table(returned.view, returned.refs(), Slice()).values()
+    temp = next(c for c in found.columns if c.name == "temp")
+    usual = replace(temp, rhythm=temp.psi - temp.noise - 0.05)  # moved, as days of training do
+    shown = drift_by_column(replace(found, columns=(usual,), answers=()))
+    assert usual.psi > CHANGED_MUCH
+    assert usual.words == "within its rhythm"
+    assert "<title>temp: 0.05 (" in shown.plots[0]
+    (row,) = shown.table.rows
+    assert dict(zip(shown.table.columns, row, strict=True))["beyond"] == "0.0500"
+    few = replace(found, columns=(replace(temp, n=20),), answers=())
+    assert "? temp" in drift_by_column(few).plots[0]
+    months = drift_over_time([("2024-01", replace(found, columns=(usual,))), ("2024-02", found)])
+    assert months is not None
+    cells = next(row for row in months.table.rows if row[0] == "temp")
+    assert cells[1:] == ["0.050", f"{temp.excess:.3f}"]
 
 
 def test_a_device_that_lies_about_time_does_not_flood_the_page(returned: World) -> None:

@@ -48,7 +48,11 @@ def test_a_better_challenger_is_proposed_accepted_and_can_be_made_again(returned
     moved = {item["name"]: item["words"] for item in facts["changed"]}
     assert moved["still"] == "as in training"
     assert moved["temp"].startswith("changed")
-    assert f"| temp | {facts['changed'][0]['psi']:.3f} |" in (folder / "proposal.md").read_text()
+    temp = facts["changed"][0]
+    assert temp["beyond"][0] == temp["excess"] < temp["psi"]
+    words = (folder / "proposal.md").read_text()
+    assert f"| temp | {temp['psi']:.3f} | {temp['low']:.3f} to {temp['high']:.3f} | " in words
+    assert f" | {temp['excess']:.3f} | " in words
 
     assert accept_newest(returned.ws, returned.registry, "pump").accepted
     assert [item.accepted for item in proposals(returned.ws, "pump")] == [True]
