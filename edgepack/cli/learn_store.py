@@ -153,5 +153,6 @@ def purge(
         done = upkeep.purge_device(
             ws, registry, archive, ring, device, before=before, progress=progress
         )
-    screen.line(f"{done.records:,} records in {done.segments:,} segments are gone for good")
-    screen.done({"segments": done.segments, "records": done.records})
+    more = f", and {done.aside:,} files that were held or in quarantine" if done.aside else ""
+    screen.line(f"{done.records:,} records in {done.segments:,} segments are gone for good{more}")
+    screen.done({"segments": done.segments, "records": done.records, "aside": done.aside})

@@ -210,10 +210,18 @@ def export(
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """What `store purge` removed for good."""
+    """What `store purge` removed for good.
+
+    Attributes:
+        segments: Imported ones.
+        records: In them.
+        aside: Files of the device that were held or in quarantine.
+        appended: What the tables got, made again.
+    """
 
     segments: int
     records: int
+    aside: int
     appended: Appended
 
 
@@ -229,13 +237,16 @@ def purge_device(
 ) -> Purged:
     """Remove a device's records for good, with tombstones, and make the tables again.
 
+    What was held or set aside of it goes, too. Nobody could read that, so no tombstone can name its
+    records: brought once more, it is held once more.
+
     Args:
         ws: The workspace.
         registry: Where the device stands.
         archive: Where its segments lie.
         ring: Opens what stays.
         device: Name or id.
-        before: Only imports with a serial below this.
+        before: Only imports with a serial below this; what was never imported stays then.
         progress: Hears of the tables that are made again.
 
     Raises:
@@ -248,8 +259,27 @@ def purge_device(
     records = sum(item.rows for item in chosen)
     names = {item.bundle_name or row.bundle for item in chosen}
     purge(ws.disk, ws.root, archive, registry, chosen)
+    aside = 0 if before is not None else _drop_aside(ws, registry, row.device)
     for name in sorted(names):
         if name:
             View(ws, registry, name).remove()
     made = bring_up_to_date(ws, registry, archive, ring, progress)
-    return Purged(len(chosen), records, made)
+    return Purged(len(chosen), records, aside, made)
+
+
+def _drop_aside(ws: Workspace, registry: Registry, device: str) -> int:
+    """Remove what is held and what lies in quarantine of a device; return the number of files."""
+    held = ws.held / device
+    count = len(ws.disk.list(held))
+    ws.disk.rmtree(held)
+    with registry.commit():
+        for row in registry.held(device):
+            registry.drop_held(row.hash)
+    for name in ws.disk.list(ws.quarantine):  # a file there is named after where it lay
+        if device in name:
+            ws.disk.unlink(ws.quarantine / name)
+            count += 1
+    for folder in (ws.held, ws.quarantine):
+        if ws.disk.exists(folder):
+            ws.disk.fsync_dir(folder)
+    return count

@@ -27,6 +27,7 @@ from edgepack.courier import quarantine
 from edgepack.fleet.audit import audit
 from edgepack.fleet.devices import compromise, retire
 from edgepack.store.archive import Archive
+from edgepack.store.upkeep import purge_device
 
 
 @pytest.fixture
@@ -367,6 +368,30 @@ def test_what_no_key_opens_yet_is_held_unacknowledged_until_the_key_is_here(lab,
     lab.sync(lab.stick("another"))
     assert device.durable <= lab.ids()
     assert not list(lab.ws.held.rglob("*.seg"))
+
+
+def test_a_purge_takes_what_was_held_and_set_aside_of_a_device_too(lab, carried):
+    device, stick = carried
+    other = lab.accepted("press-2")
+    other.rows([1, 2], sync=True)
+    other.sync(stick)
+    torn = next(path for path in packs(stick) if device.identity.public.id in str(path))
+    torn.write_bytes(torn.read_bytes()[:-9])
+    ring, lab.ring = lab.ring, copy(lab.ring)
+    lab.ring.secrets = {}
+    tally = lab.sync(stick).tally
+    lab.ring = ring
+    assert (tally.held, tally.quarantined) == (3, 1)
+    archive = Archive(lab.ws.archive, lab.ws.disk)
+    with lab.registry() as registry:
+        kept = purge_device(lab.ws, registry, archive, lab.ring, "press-1", before=99)
+        assert kept.aside == 0
+        done = purge_device(lab.ws, registry, archive, lab.ring, "press-1")
+        assert done.aside == 2
+        left = {row.path for row in registry.held()}
+    assert left == {str(path.relative_to(lab.ws.held)) for path in lab.ws.held.rglob("*.seg")}
+    assert len(left) == 2
+    assert not list(lab.ws.quarantine.iterdir())
 
 
 def test_a_segment_of_a_newer_format_is_held_and_not_set_aside(lab, carried):
