@@ -1,6 +1,6 @@
 """Train on more rows than a cap on memory would hold; print the peak of the process tree.
 
-python bench/_capped.py FOLDER [MEGABYTES]
+python -m bench._capped FOLDER MODEL [MEGABYTES]     MODEL: sgd | xgb
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from bench._homes import BIN, environment
 
-COLUMNS, ROWS = 20, 500_000
+FILE = 40_000_000  # bytes of values in one file
 RECIPE = """\
 name = "wide"
 task = "binary"
@@ -28,9 +28,9 @@ target = "y"
 [training]
 engine = "{engine}"
 memory = "600 MB"
-batch_rows = 65536
+batch_rows = {batch}
 """
-CODE = """\
+SGD = """\
 from sklearn.linear_model import SGDClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -39,27 +39,38 @@ from sklearn.preprocessing import StandardScaler
 def model(seed):
     return make_pipeline(StandardScaler(), SGDClassifier(loss="log_loss", random_state=seed))
 """
+XGB = """\
+from xgboost import XGBClassifier
 
 
-def make(base: Path, megabytes: int) -> int:
+def model(seed):
+    return XGBClassifier(n_estimators=10, max_depth=5, max_bin=16, random_state=seed)
+"""
+# Code, columns, rows of a batch. XGBoost keeps something of each row, so its rows are wider.
+MODELS = {"sgd": (SGD, 20, 65_536), "xgb": (XGB, 200, 8_192)}
+
+
+def make(base: Path, model: str, megabytes: int) -> int:
     """Write the recipe and float32 rows of about this size; return the number of rows."""
+    code, width, batch = MODELS[model]
     recipe = base / "bundles" / "wide"
     (recipe / "rows").mkdir(parents=True)
-    (recipe / "bundle.toml").write_text(RECIPE.format(engine="stream"))
-    (recipe / "recipe.py").write_text(CODE)
+    (recipe / "bundle.toml").write_text(RECIPE.format(engine="stream", batch=batch))
+    (recipe / "recipe.py").write_text(code)
     rng = np.random.default_rng(0)
-    weights = rng.normal(size=COLUMNS).astype(np.float32)
-    total = megabytes * 1_000_000 // (4 * COLUMNS)
-    names = [f"x{i}" for i in range(COLUMNS)]
-    for number, start in enumerate(range(0, total, ROWS)):
-        n = min(ROWS, total - start)
-        table = rng.standard_normal((n, COLUMNS), np.float32)
+    weights = rng.normal(size=width).astype(np.float32)
+    total = megabytes * 1_000_000 // (4 * width)
+    names = [f"x{i}" for i in range(width)]
+    rows = FILE // (4 * width)
+    for number, start in enumerate(range(0, total, rows)):
+        n = min(rows, total - start)
+        table = rng.standard_normal((n, width), np.float32)
         y = table @ weights + rng.standard_normal(n, np.float32) > 0
         columns = {name: table[:, i] for i, name in enumerate(names)}
         pq.write_table(
             pa.table({**columns, "y": y.astype(np.int64)}),
             recipe / "rows" / f"{number:04}.parquet",
-            row_group_size=65_536,
+            row_group_size=batch,
             use_dictionary=False,
             compression="NONE",
         )
@@ -112,19 +123,20 @@ def _tree(pid: int, parent: tuple[int, int] = (0, 0)) -> int:
 def main() -> None:
     """Measure, and check that the in-memory engine refuses beforehand."""
     folder = Path(sys.argv[1])
-    megabytes = int(sys.argv[2]) if len(sys.argv) > 2 else 1080
+    model = sys.argv[2]
+    megabytes = int(sys.argv[3]) if len(sys.argv) > 3 else 1080
     base = folder / "base"
     program = str(BIN / "edgepack")
     subprocess.run(
         [program, "init", str(base), "--from", "flight-delays", "--json"],
         env=environment(), check=True, capture_output=True,
     )  # fmt: skip
-    rows = make(base, megabytes)
+    rows = make(base, model, megabytes)
     peak, seconds, done = peak_of([program, "train", "wide", "--json"], base)
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)
     toml = base / "bundles" / "wide" / "bundle.toml"
-    toml.write_text(RECIPE.format(engine="memory"))
+    toml.write_text(toml.read_text().replace('"stream"', '"memory"'))
     refused = subprocess.run(
         [program, "train", "wide", "--json"],
         cwd=base, env=environment(), text=True, capture_output=True, check=False,

@@ -36,7 +36,7 @@ DEVICES, MONTHS = 100, 12
 
 def run(record: Callable[..., None]) -> None:
     """Measure all of them, each in a folder of its own."""
-    for measure in (drift, imports, fleet, fresh, capped):
+    for measure in (drift, imports, fleet, fresh, capped, capped_xgb):
         folder = Path(tempfile.mkdtemp(prefix="edgepack-bench-"))
         try:
             measure(record, folder)
@@ -172,9 +172,18 @@ def fresh(record: Callable[..., None], folder: Path) -> None:
 
 def capped(record: Callable[..., None], folder: Path) -> None:
     """Peak memory of the process tree while the stream engine trains on 1 GB of data."""
+    _capped(record, folder, "sgd", "train.capped")
+
+
+def capped_xgb(record: Callable[..., None], folder: Path) -> None:
+    """The same for XGBoost from external memory, on fewer, wider rows."""
+    _capped(record, folder, "xgb", "train.capped_xgb")
+
+
+def _capped(record: Callable[..., None], folder: Path, model: str, name: str) -> None:
     root = Path(__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, "-m", "bench._capped", str(folder)],
+        [sys.executable, "-m", "bench._capped", str(folder), model],
         cwd=root,
         capture_output=True,
         text=True,
@@ -183,5 +192,5 @@ def capped(record: Callable[..., None], folder: Path) -> None:
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     found = json.loads(done.stdout.splitlines()[-1])
-    record("train.capped_mb", found["peak_mb"], "MB", limit=600, n=found["rows"])
-    record("train.capped_s", found["seconds"], "s", n=found["rows"])
+    record(f"{name}_mb", found["peak_mb"], "MB", limit=600, n=found["rows"])
+    record(f"{name}_s", found["seconds"], "s", n=found["rows"])

@@ -28,7 +28,8 @@ from edgepack.workspace import Workspace
 if TYPE_CHECKING:
     import pandas as pd
 
-KEPT = 50_000
+KEPT = 50_000  # rows of a sample ...
+VALUES = 1_000_000  # ... fewer, where rows are wide
 
 
 @dataclass(slots=True)
@@ -57,7 +58,8 @@ class Thinned:
         if self.time is not None and len(rows):
             ends = (rows[self.time].min(), rows[self.time].max(), *self.span)
             self.span = (min(ends), max(ends))
-        if sum(len(part) for part in self.parts) > 2 * KEPT:
+        most = min(KEPT, max(1, VALUES // rows.shape[1]))
+        while sum(len(part) for part in self.parts) > 2 * most:
             whole = self.whole()
             self.parts = [whole.iloc[::2].copy()]
             self.step *= 2
@@ -112,12 +114,15 @@ def made_streamed(
     """
     share = 1 if recipe.refit else 1 - recipe.test  # of the rows that one fit learns from
     size = size_of(recipe) if until is None else None
-    check_stream(recipe, None if size is None else round(size[0] * share))
-    total = sum(len(rows) for rows in batches(recipe, recipe.batch_rows, until))
+    if size is not None:
+        check_stream(recipe, round(size[0] * share), size[1])
+    total = columns = 0
+    for rows in batches(recipe, recipe.batch_rows, until):
+        total, columns = total + len(rows), len(inputs_of(recipe, rows))
     learn = round(total * (1 - recipe.test))
     if learn < 1 or learn == total:
         raise DataError(f"{total} rows of {recipe.name} are too few", next="give more rows")
-    check_stream(recipe, round(total * share))
+    check_stream(recipe, round(total * share), columns)
     taught, held = Thinned(recipe.time), Thinned(recipe.time)
     fitted = fit_rows(recipe, _older(recipe, until, learn, held), taught)
     found = measured(recipe, fitted, taught.whole(), held.whole(), onnxruntime)

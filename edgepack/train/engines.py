@@ -111,21 +111,23 @@ def available() -> int:
     return min(limits)
 
 
-def check_stream(recipe: Recipe, rows: int | None) -> None:
+def check_stream(recipe: Recipe, rows: int, columns: int) -> None:
     """Refuse, before a row is read, more than XGBoost could hold; nothing else keeps rows.
 
     Args:
         recipe: Its `model(seed)` says what learns.
-        rows: How many there are; None where nobody knows yet.
+        rows: How many will be learned from.
+        columns: Inputs.
 
     Raises:
         RecipeError: model(seed) failed.
         DataError: They are too many.
     """
-    if rows is not None and _external(recipe.call("model", recipe.seed)):
+    estimator = recipe.call("model", recipe.seed)
+    if _external(estimator):
         from edgepack.train.external import check_room
 
-        check_room(rows, recipe.memory_bytes or available())
+        check_room(estimator, rows, columns, recipe.memory_bytes or available())
 
 
 def _external(estimator: Any) -> bool:

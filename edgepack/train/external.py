@@ -12,9 +12,13 @@ from device_runtime.disk import CHUNK
 from edgepack.errors import DataError
 
 # Measured peaks of XGBoost 3.2: the values lie on disk, but gradients, margins and places of rows
-# stay in memory, whatever the number of columns.
-BASE = 480_000_000
+# stay in memory, and while the bins are sought a sketch of each column, the larger the more bins.
+FLOOR = 480_000_000  # the proof of any model after its fit
+BASE = 440_000_000
 PER_ROW = 48
+PER_BIN = 16_000  # of one column, with a million rows ...
+PER_VALUE = 10  # ... but with few rows no more than this for each of its values
+BINS = 256
 
 
 def fit_external(estimator: Any, parts: Iterator[tuple[Any, Any]], have: int) -> Any:
@@ -35,7 +39,7 @@ def fit_external(estimator: Any, parts: Iterator[tuple[Any, Any]], have: int) ->
 
     with tempfile.TemporaryDirectory(prefix="edgepack-") as folder:
         files, classes = _lay_down(folder, parts)
-        check_room(sum(size[0] for size in files), have)
+        check_room(estimator, sum(size[0] for size in files), files[0][1], have)
         classified = hasattr(estimator, "predict_proba")
         if classified and classes.tolist() != list(range(len(classes))):
             raise DataError(
@@ -43,7 +47,7 @@ def fit_external(estimator: Any, parts: Iterator[tuple[Any, Any]], have: int) ->
                 next="write the target as whole numbers into the data",
             )
         source = _iterator(xgboost, folder, files, classes if classified else None)
-        matrix = xgboost.ExtMemQuantileDMatrix(source, max_bin=estimator.max_bin or 256)
+        matrix = xgboost.ExtMemQuantileDMatrix(source, max_bin=estimator.max_bin or BINS)
         settings = estimator.get_xgb_params()
         if classified:
             binary = len(classes) == 2
@@ -60,23 +64,27 @@ def fit_external(estimator: Any, parts: Iterator[tuple[Any, Any]], have: int) ->
     return made
 
 
-def check_room(rows: int, have: int) -> None:
+def check_room(estimator: Any, rows: int, columns: int, have: int) -> None:
     """Refuse more rows than memory holds.
 
     Args:
+        estimator: Unfitted.
         rows: That will be learned from.
+        columns: Inputs.
         have: Bytes of memory that may be used.
 
     Raises:
         DataError: They are too many.
     """
-    need = BASE + PER_ROW * rows
+    sketch = min(PER_BIN * (estimator.max_bin or BINS), PER_VALUE * rows)
+    need = max(FLOOR, BASE + PER_ROW * rows + sketch * columns)
     if need > have:
         raise DataError(
-            f"XGBoost over {rows:,} rows from external memory needs about "
+            f"XGBoost over {rows:,} rows x {columns} columns from external memory needs about "
             f"{need // CHUNK:,} MiB, there are {have // CHUNK:,} MiB",
-            why=f"it keeps about {PER_ROW} bytes of each row",
-            next="give more memory, fewer rows, or a model with partial_fit (SGDClassifier …)",
+            why=f"it keeps about {PER_ROW} bytes of each row, and a sketch of each column",
+            next="give more memory, fewer rows or inputs, a smaller max_bin, or a model with "
+            "partial_fit (SGDClassifier …)",
         )
 
 

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from edgepack.candidate import score_onnx
-from edgepack.candidate.streaming import KEPT, Thinned
+from edgepack.candidate.streaming import KEPT, VALUES, Thinned
 from edgepack.candidate.training import train_recipe
 from edgepack.errors import DataError, RecipeError
 from edgepack.recipe import load_recipe
 from edgepack.tables import batches
+from edgepack.train.external import check_room
 from support.tables import table
 
 STREAM = '[training]\nengine = "stream"\nbatch_rows = 64\n'
@@ -29,6 +31,15 @@ from xgboost import XGBClassifier
 def model(seed):
     return XGBClassifier(n_estimators=20, n_jobs=1, random_state=seed)
 """
+
+
+def test_a_sample_of_wide_rows_is_no_larger_than_one_of_narrow_rows():
+    sample = Thinned()
+    for _ in range(30):
+        sample.add(pd.DataFrame(np.zeros((1000, 400), np.float32)))
+    kept = sample.whole()
+    assert sample.seen == 30_000
+    assert VALUES // 2 <= kept.size <= 2 * VALUES
 
 
 def test_a_stream_trains_to_the_same_kind_of_candidate(ws, recipe_folder):
@@ -62,19 +73,33 @@ def test_xgboost_refuses_before_a_row_is_read_what_memory_does_not_hold(
     little = STREAM + 'memory = "400 MB"\n'
     data = recipe_folder(BOOSTED, frame=numbered, extra=little) / "data.parquet"
     _cut_off_rows(data)
-    with pytest.raises(DataError, match="2,000 rows from external memory needs about 457"):
+    with pytest.raises(
+        DataError, match="2,000 rows x 3 columns from external memory needs about 457"
+    ):
         train_recipe(ws)
     recipe_folder(BOOSTED, frame=numbered, extra=little + "refit = false\n")
     _cut_off_rows(data)
-    with pytest.raises(DataError, match="1,600 rows from external memory needs about 457"):
+    with pytest.raises(
+        DataError, match="1,600 rows x 3 columns from external memory needs about 457"
+    ):
         train_recipe(ws)
     # rows that nobody knows beforehand are counted, and none is laid down
     toml = recipe_folder(BOOSTED, frame=numbered, extra=little) / "bundle.toml"
     toml.write_text(toml.read_text().replace("data.parquet", "data.csv.gz"))
     numbered.to_csv(data.with_name("data.csv.gz"), index=False)
     monkeypatch.setattr("edgepack.train.external._lay_down", None)
-    with pytest.raises(DataError, match="2,000 rows from external memory needs about 457"):
+    with pytest.raises(
+        DataError, match="2,000 rows x 3 columns from external memory needs about 457"
+    ):
         train_recipe(ws)
+
+
+def test_xgboost_counts_the_sketch_of_each_column():
+    few, many = (SimpleNamespace(max_bin=bins) for bins in (16, None))
+    check_room(few, 1_350_000, 200, 600_000_000)
+    with pytest.raises(DataError, match="x 200 columns from external memory needs about 1,262"):
+        check_room(many, 1_350_000, 200, 600_000_000)
+    check_room(many, 10_000, 200, 600_000_000)
 
 
 def _cut_off_rows(data):
