@@ -43,7 +43,7 @@ class SystemClock:
         """Return the kernel's boot id; 16 zero bytes where there is none."""
         if self._boot is None:
             try:
-                with open(_BOOT_ID, encoding="ascii") as file:
+                with open(_BOOT_ID, encoding="utf-8") as file:
                     self._boot = bytes.fromhex(file.read().strip().replace("-", ""))
             except (OSError, ValueError):
                 self._boot = bytes(16)

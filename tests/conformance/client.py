@@ -2,8 +2,8 @@
 
     client.py --metadata-dir D init ROOT
     client.py --metadata-url U --metadata-dir D refresh
-    client.py --metadata-url U --metadata-dir D --target-name N --target-base-url B \\
-        --target-dir T download
+    client.py --metadata-url U --metadata-dir D --target-name N [--target-name N …] \\
+        --target-base-url B --target-dir T download
 
 Exit 0 or 1. Metadata lie in D under unversioned names. The suite sets the clock (`faketime`), so in
 this mode the machine's clock counts and there is no floor. Contract: the README of
@@ -79,20 +79,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def download(updater: MemoryUpdater, args: argparse.Namespace) -> None:
-    """Download one target, unless it is there already."""
+    """Download the targets that are not there already, all through one updater."""
     updater.target_dir = args.target_dir
-    found = updater.get_targetinfo(args.target_name)
-    if found is None:
-        raise RepositoryError(f"there is no target {args.target_name}")
-    if updater.find_cached_target(found) is None:
-        updater.download_target(found, target_base_url=args.target_base_url)
+    for name in args.target_name:
+        found = updater.get_targetinfo(name)
+        if found is None:
+            raise RepositoryError(f"there is no target {name}")
+        if updater.find_cached_target(found) is None:
+            updater.download_target(found, target_base_url=args.target_base_url)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Parse the suite's arguments."""
     parser = argparse.ArgumentParser()
-    for name in ("metadata-url", "metadata-dir", "target-name", "target-base-url", "target-dir"):
+    for name in ("metadata-url", "metadata-dir", "target-base-url", "target-dir"):
         parser.add_argument(f"--{name}")
+    parser.add_argument("--target-name", action="append", default=[])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("init").add_argument("root")
     commands.add_parser("refresh")
