@@ -100,6 +100,7 @@ class Model:
         self._lib = library or Library()
         self._session: Any = None
         self._memory: Any = None
+        self._texts: dict[tuple[str, ...], Any] = {}  # names as the library wants them
         try:
             self._load(model, threads)
             self.inputs = self._ports("Input")
@@ -164,7 +165,7 @@ class Model:
             outputs: Names of the outputs that are wanted, in the order of the answer.
 
         Returns:
-            One (shape, values) per output; values are raw bytes as `bytearray`, or `Strings`.
+            The values of each output: bytes as they lie, or `Strings`.
 
         Raises:
             RunError: With onnxruntime's reason.
@@ -178,10 +179,10 @@ class Model:
                 "Run",
                 self._session,
                 None,
-                _names(feeds),
+                self._names(tuple(feeds)),
                 (_POINTER * len(values))(*values),
                 len(values),
-                _names(outputs),
+                self._names(tuple(outputs)),
                 len(outputs),
                 wanted,
             )
@@ -219,27 +220,26 @@ class Model:
             error=RunError,
         )
 
-    def _read(self, name: str, value: Any) -> tuple[tuple[int, ...], Any]:
+    def _names(self, names: tuple[str, ...]) -> Any:
+        made = self._texts.get(names)
+        if made is None:
+            texts = (ctypes.c_char_p * len(names))(*(name.encode() for name in names))
+            made = self._texts[names] = ctypes.cast(texts, ctypes.POINTER(_POINTER))
+        return made
+
+    def _read(self, name: str, value: Any) -> Any:
         lib, dtype = self._lib, self._dtypes[name]
         if not dtype:
             raise RunError("an output of the model is not a tensor")
-        info = lib.make("GetTensorTypeAndShape", value, error=RunError)
+        info, size = lib.make("GetTensorTypeAndShape", value, error=RunError), ctypes.c_size_t()
         try:
-            shape = self._shape(info)
+            lib.call("GetTensorShapeElementCount", info, ctypes.byref(size))
         finally:
             lib.release("TensorTypeAndShapeInfo", info)
-        count = 1
-        for size in shape:
-            count *= size
         if dtype == "string":
-            return shape, self._strings(value, count)
-        data = bytearray(count * _WIDTH.get(dtype, 0))
-        if data:
-            source = lib.make("GetTensorMutableData", value, error=RunError)
-            ctypes.memmove(
-                ctypes.addressof(ctypes.c_char.from_buffer(data)), source.value or 0, len(data)
-            )
-        return shape, data
+            return self._strings(value, size.value)
+        source = lib.make("GetTensorMutableData", value, error=RunError)
+        return ctypes.string_at(source, size.value * _WIDTH[dtype])
 
     def _strings(self, value: Any, count: int) -> Strings:
         size = ctypes.c_size_t()
@@ -265,9 +265,3 @@ class Model:
             self._lib.release("MemoryInfo", self._memory)
         self._session = self._memory = None
         self._lib.close()
-
-
-def _names(names: Sequence[str] | dict[str, Feed]) -> Any:
-    return ctypes.cast(
-        (ctypes.c_char_p * len(names))(*(name.encode() for name in names)), ctypes.POINTER(_POINTER)
-    )

@@ -59,6 +59,7 @@ _CALLS: dict[str, tuple[int, tuple[Any, ...]]] = {
     "GetTensorElementType": (60, (_POINTER, _INT_OUT)),
     "GetDimensionsCount": (61, (_POINTER, _SIZE_OUT)),
     "GetDimensions": (62, (_POINTER, _POINTER, ctypes.c_size_t)),
+    "GetTensorShapeElementCount": (64, (_POINTER, _SIZE_OUT)),
     "GetTensorTypeAndShape": (65, (_POINTER, _OUT)),
     "CreateCpuMemoryInfo": (69, (ctypes.c_int, ctypes.c_int, _OUT)),
     "AllocatorFree": (76, (_POINTER, _POINTER)),

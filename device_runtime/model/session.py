@@ -178,8 +178,8 @@ class _CapiSession:
                 item.tensor: build(item, columns, batch, rank) for item, columns, rank in plan.items
             }
         found = dict(zip(plan.wanted, self._model.run(tensors, plan.wanted), strict=True))
-        scores = found[plan.scores][1] if plan.scores is not None else None
-        label = found[plan.label][1] if plan.label is not None else None
+        scores = found[plan.scores] if plan.scores is not None else None
+        label = found[plan.label] if plan.label is not None else None
         return self._answers(batch.n, scores, label)
 
     def _answers(self, n: int, scores: Any, label: Any) -> Answers:
@@ -187,17 +187,16 @@ class _CapiSession:
         output = schema.output
         if n <= SMALL:
             if scores is not None:
-                scores = array(DTYPES[output.scores_dtype][0], bytes(scores))
+                scores = array(DTYPES[output.scores_dtype][0], scores)
             if label is not None:
                 text = isinstance(label, Strings)
-                code = DTYPES[output.label_dtype][0]
-                label = label.tolist() if text else array(code, bytes(label))
+                label = label.tolist() if text else array(DTYPES[output.label_dtype][0], label)
             return reading.small(schema, n, scores, label)
         import numpy as np
 
         if scores is not None:
             scores = np.frombuffer(scores, output.scores_dtype)
-        if isinstance(label, bytearray):
+        if isinstance(label, bytes):
             label = np.frombuffer(label, output.label_dtype)
         return reading.bulk(schema, n, scores, label)
 
