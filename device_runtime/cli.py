@@ -257,9 +257,9 @@ def _notify(options: Options) -> Outcome:
 
 def _serve(options: Options) -> Outcome:
     from device_runtime import serve
-    from device_runtime.model.ortlib import one_heap
+    from device_runtime.model.ortlib import two_heaps
 
-    one_heap()
+    two_heaps()
     with _device(options) as device:
         serve.run(device, socket_path=options.socket, port=options.port, quiet=options.json)
     return {"served": True}, ["stopped in order"], None
