@@ -75,6 +75,7 @@ def main() -> int:
         if only and not any(name.startswith(part.split(".")[0]) for part in only):
             continue
         print(f"-- {name}", flush=True)
+        os.sync()  # what one part left in the cache must not be written out during the next
         importlib.import_module(f"bench.{name}").run(record)
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
