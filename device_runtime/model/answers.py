@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from math import isnan
 from typing import Any
@@ -39,7 +39,11 @@ def label_index(schema: Schema) -> dict[Any, int]:
 
 
 def small(
-    schema: Schema, n: int, scores: array[Any] | None, label: Sequence[Any] | None
+    schema: Schema,
+    n: int,
+    scores: array[Any] | None,
+    label: Sequence[Any] | None,
+    index: Mapping[Any, int] | None = None,
 ) -> Answers:
     """Read the answers of a few rows.
 
@@ -48,6 +52,7 @@ def small(
         n: Rows.
         scores: n x k or (binary, one probability) n values; None if there is no such tensor.
         label: n values of the label tensor (n x k for several labels a row); None likewise.
+        index: What `label_index` says, where it is known already.
 
     Raises:
         RunError: The tensors have another size.
@@ -58,15 +63,17 @@ def small(
     if schema.task == "labels" and scores is None and label is not None:
         scores = array(DTYPES[schema.output.scores_dtype][0], [float(value) for value in label])
     _check_sizes(schema, n, k, scores, label)
-    found = array("h", _labels(schema, n, k, scores, label))
+    found = array("h", _labels(schema, n, k, scores, label, index))
     return Answers(n, found, scores, k)
 
 
-def _labels(schema: Schema, n: int, k: int, scores: Any, label: Any) -> list[int]:
+def _labels(
+    schema: Schema, n: int, k: int, scores: Any, label: Any, index: Mapping[Any, int] | None
+) -> list[int]:
     if schema.task not in ("binary", "classes"):
         return [-1] * n
     if label is not None and not _by_threshold(schema, scores):
-        index = label_index(schema)
+        index = index or label_index(schema)
         found = [index.get(value, -1) for value in label]
     elif schema.task == "binary":
         found = [int(scores[place] >= schema.threshold) for place in range(1, 2 * n, 2)]
@@ -84,7 +91,9 @@ def _by_threshold(schema: Schema, scores: Any) -> bool:
     return schema.task == "binary" and scores is not None and schema.threshold != 0.5
 
 
-def bulk(schema: Schema, n: int, scores: Any, label: Any) -> Answers:
+def bulk(
+    schema: Schema, n: int, scores: Any, label: Any, index: Mapping[Any, int] | None = None
+) -> Answers:
     """Read the answers of many rows: numpy arrays in, numpy arrays out. Raises like `small`."""
     import numpy as np
 
@@ -100,7 +109,7 @@ def bulk(schema: Schema, n: int, scores: Any, label: Any) -> Answers:
     if schema.task not in ("binary", "classes"):
         return Answers(n, np.full(n, -1, "int16"), scores, k)
     if label is not None and not _by_threshold(schema, scores):
-        found = _lookup(schema, label)
+        found = _lookup(schema, label, index or label_index(schema))
     elif schema.task == "binary":
         found = (scores[1::2] >= np.float64(schema.threshold)).astype("int16")
     else:
@@ -110,10 +119,9 @@ def bulk(schema: Schema, n: int, scores: Any, label: Any) -> Answers:
     return Answers(n, found, scores, k)
 
 
-def _lookup(schema: Schema, label: Any) -> Any:
+def _lookup(schema: Schema, label: Any, index: Mapping[Any, int]) -> Any:
     import numpy as np
 
-    index = label_index(schema)
     if schema.output.label_dtype != "string":
         values = np.asarray(label).reshape(-1)
         if all(value == place for value, place in index.items()):  # classes 0, 1, 2, …

@@ -115,12 +115,11 @@ def bulk(item: ModelInput, columns: Sequence[Column], batch: Batch, rank: int) -
         # The C API wants a writable address; what came from a read-only buffer is copied.
         return Feed(item.dtype, shape, values if values.flags.writeable else values.copy())
     tensor = np.empty((batch.n, len(columns)), item.dtype)
-    if all(column.dtype == item.dtype for column in columns):
-        for place, values in enumerate(data):
-            tensor[:, place] = values
-        return Feed(item.dtype, shape, tensor)
-    for place, (column, values) in enumerate(zip(columns, data, strict=True)):
-        tensor[:, place] = _bulk_convert(values, column, item.dtype)
+    same = tensor.dtype
+    for place, values in enumerate(data):
+        if type(values) is not np.ndarray or values.dtype is not same:
+            values = _bulk_convert(values, columns[place], item.dtype)  # noqa: PLW2901
+        tensor[:, place] = values
     return Feed(item.dtype, shape, tensor)
 
 

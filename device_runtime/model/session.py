@@ -90,6 +90,7 @@ class _Plan:
         if ports:
             raise ModelLoadError(f"the model wants inputs that no column fills: {', '.join(ports)}")
         self.scores, self.label = schema.output.scores, schema.output.label
+        self.labels = reading.label_index(schema)
         self.wanted = [name for name in (self.scores, self.label) if name is not None]
         _check_outputs(schema, {port.name: port for port in outputs})
 
@@ -191,14 +192,14 @@ class _CapiSession:
             if label is not None:
                 text = isinstance(label, Strings)
                 label = label.tolist() if text else array(DTYPES[output.label_dtype][0], label)
-            return reading.small(schema, n, scores, label)
+            return reading.small(schema, n, scores, label, self._plan.labels)
         import numpy as np
 
         if scores is not None:
             scores = np.frombuffer(scores, output.scores_dtype)
         if isinstance(label, bytes):
             label = np.frombuffer(label, output.label_dtype)
-        return reading.bulk(schema, n, scores, label)
+        return reading.bulk(schema, n, scores, label, self._plan.labels)
 
     def close(self) -> None:
         self._model.close()
