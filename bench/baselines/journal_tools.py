@@ -6,7 +6,6 @@ import io
 import os
 import sqlite3
 import time
-from collections.abc import Callable
 from pathlib import Path
 from struct import Struct
 from typing import Any
@@ -30,18 +29,9 @@ class RawFile:
     def sync(self) -> None:
         os.fdatasync(self.fd)
 
-    def grouped(self, data: bytes, seconds: float = 0.1) -> Callable[[int], None]:
-        """Return a writer that syncs every 100 ms."""
-        last = time.monotonic()
-
-        def write(_: int) -> None:
-            nonlocal last
-            os.write(self.fd, data)
-            if time.monotonic() - last >= seconds:
-                os.fdatasync(self.fd)
-                last = time.monotonic()
-
-        return write
+    def append(self, data: bytes, _lane: object = None) -> None:
+        """Write, as the journal is asked to."""
+        os.write(self.fd, data)
 
 
 class SqliteFile:
