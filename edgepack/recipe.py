@@ -5,21 +5,17 @@ Every mistake is named, all of them in one error, so that one look at the file i
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
-import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from device_runtime.format.manifest import NAME
 from device_runtime.format.schema import TASKS, Task
-from edgepack.errors import DataError, LeakError, RecipeError
-from edgepack.recipe_fields import BOOST, wrong_fields
-from edgepack.threads import calm
+from edgepack import recipe_code
+from edgepack.errors import LeakError, RecipeError
+from edgepack.recipe_fields import wrong_fields
 from edgepack.units import seconds, size
 
 FILE = "bundle.toml"
@@ -141,7 +137,7 @@ class Recipe:
         """
         if self.code is None:
             return None
-        found = getattr(_module(self.code), name, None)
+        found = getattr(recipe_code.run(self.code), name, None)
         if found is not None and not callable(found):
             raise RecipeError(f"{self.code}: {name} is not a function")
         return found
@@ -151,7 +147,7 @@ class Recipe:
 
         Raises:
             RecipeError: There is no such function, or it failed.
-        DataError: `rows` found a file of data missing or damaged.
+            DataError: `rows` found a file of data missing or damaged.
         """
         function = self.function(name)
         if function is None:
@@ -163,13 +159,7 @@ class Recipe:
         except (KeyboardInterrupt, MemoryError, RecipeError):
             raise
         except Exception as error:
-            if name == "rows" and _is_of_data(error):
-                raise _unreadable(error, self.folder / CODE) from error
-            raise RecipeError(
-                f"{name}() in {self.folder / CODE} failed{_line(error, self.folder / CODE)}: "
-                f"{type(error).__name__}: {_one_line(error)}",
-                next=_remedy(error),
-            ) from error
+            raise recipe_code.failed(name, self.folder / CODE, error) from error
 
 
 def load_recipe(folder: Path | str) -> Recipe:
@@ -328,82 +318,3 @@ def _wrong_roles(recipe: Recipe) -> list[str]:
             if recipe.inputs and roles.get(name) not in ("inputs", "key", "time")
         ]
     return mistakes
-
-
-# --- recipe.py ---------------------------------------------------------------------------------
-
-
-def _module(path: Path) -> ModuleType:
-    """Run recipe.py once; a change of the file runs it again."""
-    stat = path.stat()
-    name = f"edgepack_recipe_{abs(hash((str(path), stat.st_mtime_ns, stat.st_size))):x}"
-    if name in sys.modules:
-        return sys.modules[name]
-    calm()  # it will import numeric libraries
-    loader = _Loader(name, str(path))
-    spec = importlib.util.spec_from_loader(name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        sys.modules[name] = module  # what it defines must be importable while it is fitted
-        loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise RecipeError(
-            f"{path} does not run{_line(error, path)}: {type(error).__name__}: {_one_line(error)}",
-            next=_remedy(error),
-        ) from error
-    return module
-
-
-class _Loader(importlib.machinery.SourceFileLoader):
-    """Leaves no `__pycache__` in the recipe's folder."""
-
-    def set_data(self, *_path_and_data: Any, **_mode: Any) -> None:
-        """Write nothing."""
-
-
-def _line(error: BaseException, path: Path) -> str:
-    """Return ", line N" for the last frame of the traceback that lies in `path`."""
-    if isinstance(error, SyntaxError):
-        return f", line {error.lineno}"
-    number, trace = 0, error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            number = trace.tb_lineno
-        trace = trace.tb_next
-    return f", line {number}" if number else ""
-
-
-def _remedy(error: BaseException) -> str:
-    """Return what to do: install what is missing, where we know what brings it."""
-    if isinstance(error, ModuleNotFoundError) and error.name in ("xgboost", "lightgbm"):
-        return BOOST
-    return "correct recipe.py and repeat the command"
-
-
-def _is_of_data(error: BaseException) -> bool:
-    """Whether a file was missing or damaged: the data's fault, not that of the code reading it."""
-    if isinstance(error, OSError):
-        return True
-    arrow = sys.modules.get("pyarrow")  # what it raised, it was loaded for
-    return arrow is not None and isinstance(error, arrow.ArrowInvalid)
-
-
-def _unreadable(error: BaseException, code: Path) -> DataError:
-    """Name the file that rows() could not read: by the error, or else what lies in data/."""
-    file, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
-    reason = reason or _one_line(error)
-    if isinstance(error, FileNotFoundError):
-        file, reason = file or reason, "there is no such file"
-    if file is None and "/" not in reason:
-        found = sorted(str(path) for path in (code.parent / "data").glob("*") if path.is_file())
-        file = " or ".join(found[:3])
-    return DataError(
-        f"rows() in {code} cannot read {file or 'its data'}: {reason}",
-        next="put the file back as it was and repeat the command; if it is whole, correct rows()",
-    )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
