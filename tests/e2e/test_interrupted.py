@@ -78,13 +78,26 @@ def test_no_progress_is_painted_over_a_question(tmp_path):
     assert question.rstrip().endswith("\x1b[2K"), "the line is free"
 
 
+UP = """
+import sys
+class First:
+    def find_spec(self, *_):
+        sys.meta_path.remove(self)
+        print("up", flush=True)
+package = sys.argv.pop(1)
+from importlib import import_module
+main = import_module(package + ".__main__").main
+sys.meta_path.insert(0, First())
+main()
+"""  # the first import inside of `main`: from there on it answers for Ctrl-C
+
+
 @pytest.mark.parametrize("side", sorted(COMMANDS))
 @pytest.mark.parametrize("wait", [0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3])
 def test_ctrl_c_at_any_moment_is_one_line(tmp_path, side, wait):
     package, verb = COMMANDS[side]
-    start = f"from {package}.__main__ import main; print('up', flush=True); main()"
     with subprocess.Popen(
-        [sys.executable, "-c", start, verb],
+        [sys.executable, "-c", UP, package, verb],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
