@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import tempfile
 import time
 from array import array
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +21,8 @@ from bench.baselines import journal_tools as plain
 from device_runtime.clock import SystemClock
 from device_runtime.crypt import Identity, generate_recipient
 from device_runtime.disk import RealDisk
-from device_runtime.format.batch import Answers, Batch, Form, SingleRow, Text
+from device_runtime.format.batch import Answers, Batch, Form, SingleRow, Text, one_text
+from device_runtime.format.rowframe import HEAD
 from device_runtime.format.schema import Column, ModelOutput, Schema
 from device_runtime.format.segment import Epoch, Lane, Rows
 from device_runtime.journal.reader import RowBlock, open_segment
@@ -69,7 +72,8 @@ class Flights:
             "" if isinstance(data, Text) else kinds[data.dtype.name]
             for data in self.columns.values()
         ]
-        self.form = Form(list(self.columns), codes)
+        texts = [name for name, data in self.columns.items() if isinstance(data, Text)]
+        self.form = Form(list(self.columns), codes, texts)
 
     def features(self) -> Any:
         parts = [
@@ -100,7 +104,7 @@ class Flights:
         return Rows(Batch(n, columns, start), answers, flags, None, latency_us)
 
     def small(self, start: int) -> Rows:
-        """One row as the reader of a small request gives it: numbers in one piece."""
+        """One row as the check of a small request gives it: numbers and texts as ready bytes."""
         form = self.form
         numbers = tuple(self.columns[name][start].item() for name in form.numbers)
         texts = {
@@ -108,7 +112,8 @@ class Flights:
             for name, data in self.columns.items()
             if isinstance(data, Text)
         }
-        row = SingleRow(form, numbers, form.struct.pack(*numbers), texts)
+        words = b"".join(map(one_text, texts.values()))
+        row = SingleRow(form, numbers, form.struct.pack(*numbers), texts, words)
         scores = array("f", self.scores[start].tobytes())
         answers = Answers(1, array("h", [int(self.labels[start])]), scores, 2)
         return Rows(Batch(1, row, start), answers, array("H", [0]), None, 30)
@@ -184,20 +189,23 @@ def appends(record: Callable[..., None], flights: Flights, folder: Path) -> None
     raw, sqlite = plain.RawFile(folder / "raw1"), plain.SqliteFile(folder / "log.sqlite")
     ready = plain.SqliteFile(folder / "ready.sqlite")
     table = plain.SqliteTable(folder / "table.sqlite", list(small[0].batch.columns))
+    bare = bare_calls(journal, plain.RawFile(folder / "bare"))
     n = 8000
-    ours, write, blob, ready_blob, row = interleaved(
+    ours, write, blob, ready_blob, row, least = interleaved(
         n,
         lambda i: partial(journal.append_rows, small[i % FRESH], BULK),
         lambda _: partial(raw.write, data),
         lambda i: partial(sqlite.insert_row, small[i % FRESH]),
         lambda _: partial(ready.insert, data),
         lambda i: partial(table.insert, small[i % FRESH]),
+        lambda i: partial(bare, small[i % FRESH]),
         turn=100,
     )
     record("journal.append1", ours / write, "x raw", ours=ours, baseline=write, limit=4.5, n=n)
     record("journal.append1_vs_sqlite", ours / blob, "x", ours=ours, baseline=blob, limit=0.35, n=n)
     record("journal.append1_vs_ready", ours / ready_blob, "x", ours=ours, baseline=ready_blob, n=n)
     record("journal.append1_vs_table", ours / row, "x", ours=ours, baseline=row, n=n)
+    record("journal.append1_bare_vs_sqlite", least / blob, "x", ours=least, baseline=blob, n=n)
     journal.close()
 
     batches = [flights.rows(start, BATCH) for start in range(0, 4 * BATCH, BATCH)]
@@ -246,6 +254,28 @@ def appends(record: Callable[..., None], flights: Flights, folder: Path) -> None
         turn=20,
     )
     record("journal.each", ours / write, "x raw", ours=ours, baseline=write, limit=1.05, n=n)
+
+
+def bare_calls(journal: Journal, file: plain.RawFile) -> Callable[[Any], object]:
+    """What an append cannot leave out, and nothing around it.
+
+    Two clocks, the row's pieces joined, AES-GCM, the CRC, two headers, one write.
+    """
+    active, clock, texts = journal._active[BULK], SystemClock(), bytes(36)  # noqa: SLF001
+    pack_head, pack_frame, join = HEAD.pack, struct.Struct("<HBBIIII").pack, b"".join
+    pack_nonce, pack_crc = struct.Struct("<I8x").pack, struct.Struct("<I").pack
+    now, wall, encrypt, key_hash = clock.monotonic_ns, clock.wall_ns, active.encrypt, active.hash
+    write = partial(os.write, file.fd)
+
+    def append(rows: Rows) -> None:
+        answers = rows.answers
+        head = pack_head(now(), wall(), 1, 30, 2, 3)
+        pieces = (head, rows.flags, answers.label, answers.scores, rows.batch.columns.packed, texts)
+        frame = pack_frame(1, 2, 0, 150, 1 << 30, 5, 1)
+        data = frame + encrypt(pack_nonce(1 << 30), join(pieces), key_hash + frame)
+        write(pack_crc(crc32(data)) + data)
+
+    return append
 
 
 def beside_a_model(record: Callable[..., None], flights: Flights, folder: Path) -> None:

@@ -343,6 +343,20 @@ def write_all(handle: Handle, data: bytes | bytearray | memoryview) -> None:
         view = view[written:]
 
 
+@contextmanager
+def new_file(disk: Disk, path: Path, mode: int = 0o600) -> Iterator[Handle]:
+    """Create a file for a block to write, and sync it; it is removed if anything goes wrong."""
+    handle = disk.create(path, mode)
+    try:
+        yield handle
+        handle.sync()
+    except BaseException:
+        handle.close()
+        disk.unlink(path)
+        raise
+    handle.close()
+
+
 def write_durable(disk: Disk, path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replace `path` by `data` in one step that survives a power cut.
 
@@ -351,12 +365,8 @@ def write_durable(disk: Disk, path: Path, data: bytes, mode: int = 0o600) -> Non
     temporary = path.with_name(path.name + ".tmp")
     disk.unlink(temporary)
     try:
-        handle = disk.create(temporary, mode)
-        try:
+        with new_file(disk, temporary, mode) as handle:
             write_all(handle, data)
-            handle.sync()
-        finally:
-            handle.close()
         disk.rename(temporary, path)
     except BaseException:  # also where a person interrupts it
         disk.unlink(temporary)

@@ -188,17 +188,11 @@ def _bundle(home: Home) -> Finding:
         return Finding(
             "bundle", "note", "none yet", "plug in a stick and run: edgepack-device sync STICK"
         )
+    from device_runtime.owned import load_record
     from device_runtime.slots.selftest import run_selftest
-    from device_runtime.trust.load import load_slot
 
     try:
-        slot = load_slot(
-            home.disk,
-            home.slot_dir(active.digest),
-            root_sha256=active.root_sha256,
-            digest=active.digest,
-            policy=generation.policy,
-        )
+        slot = load_record(home, active)
         run_selftest(home.slot_dir(active.digest), slot.manifest, generation.policy)
     except (EdgepackError, OSError) as error:
         text = f"bundle {active.version} cannot run here: {error}"

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from device_runtime import policy as policies
 from device_runtime.crypt import sha256
-from device_runtime.disk import Disk, write_all
+from device_runtime.disk import Disk, new_file, write_all
 from device_runtime.errors import (
     FormatError,
     MachineError,
@@ -218,12 +218,8 @@ def commit(disk: Disk, state: Path, generation: Generation) -> None:
     disk.rmtree(folder)  # left over from a commit that was cut off
     disk.mkdir(folder)
     for file, data in _to_files(generation).items():
-        handle = disk.create(folder / file)
-        try:
+        with new_file(disk, folder / file) as handle:
             write_all(handle, data)
-            handle.sync()
-        finally:
-            handle.close()
     disk.fsync_dir(folder)
     disk.fsync_dir(state)  # the folder is durable before anything names it
     temporary = state / f"{CURRENT}.tmp"

@@ -10,7 +10,7 @@ from device_runtime.clock import Clock
 from device_runtime.disk import Disk
 from device_runtime.errors import UsageError
 from device_runtime.format.segment import Epoch
-from device_runtime.generation import Generation
+from device_runtime.generation import Generation, SlotRecord
 from device_runtime.home import Home, open_home
 from device_runtime.journal.writer import Journal
 from device_runtime.record import replace
@@ -101,16 +101,19 @@ def tell_events(home: Home, journal: Journal) -> None:
 
 def active_slot(home: Home) -> LoadedSlot | None:
     """Return the active slot, verified; its model is not opened for this."""
-    from device_runtime.trust.load import load_slot
-
     generation = home.generation()
     record = generation.slot(generation.active)
-    if record is None:
-        return None
+    return None if record is None else load_record(home, record)
+
+
+def load_record(home: Home, record: SlotRecord) -> LoadedSlot:
+    """Return the slot of a record, verified."""
+    from device_runtime.trust.load import load_slot
+
     return load_slot(
         home.disk,
         home.slot_dir(record.digest),
         root_sha256=record.root_sha256,
         digest=record.digest,
-        policy=generation.policy,
+        policy=home.generation().policy,
     )

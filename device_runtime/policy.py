@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from device_runtime.errors import FormatError, UnsupportedVersionError
+from device_runtime.errors import FormatError
+from device_runtime.format.canonical import expect
 from device_runtime.record import asdict, dataclass, fields, replace
 
 VERSION = 1
@@ -119,10 +120,7 @@ def from_json(value: Any) -> Policy:
         FormatError: It does not follow docs/FORMAT-bundle.md.
     """
     try:
-        if value["format"] != "edgepack-policy":
-            raise FormatError("policy.json is not a policy")
-        if value["version"] != VERSION:
-            raise UnsupportedVersionError(f"policy.json has version {value['version']}")
+        expect(value, "edgepack-policy", VERSION)
         given = {name: item for name, item in value.items() if name not in ("format", "version")}
         for name in ("families", "operators", "recipients"):
             if name in given:

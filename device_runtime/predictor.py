@@ -223,9 +223,9 @@ class Predictor:
         if done:  # a block of more than one frame, cut off between two of them
             rest = range(done, len(places))
             rows = _cut(rows, rest, self.schema)._replace(mark=None)
-        appended = self._journal.append_rows(rows, lane)
-        if appended.kept:
-            _name(records, places[done:], appended.prefix, appended.first_sequence)
+        sequence, prefix = self._journal.append_rows(rows, lane)
+        if sequence >= 0:
+            _name(records, places[done:], prefix, sequence)
 
     # --- sentinel and answers ---
 

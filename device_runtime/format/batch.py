@@ -16,8 +16,11 @@ from typing import Any
 
 from device_runtime.record import dataclass
 
+Numbers = tuple[Any, ...]
 MISSING_CODE = 0xFFFFFFFF
 SMALL = 32  # rows; up to this many take the path without numpy
+_ONE_TEXT = Struct("<II").pack
+_NO_TEXT = bytes(4) + b"\xff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +50,35 @@ class Text:
         return [None if code == MISSING_CODE else values[code] for code in self.codes]
 
 
+def utf8(value: str) -> bytes:
+    """Return UTF-8; what is no text (half a surrogate pair) becomes `?`."""
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        return value.encode(errors="replace")
+
+
+def one_text(text: Text) -> bytes:
+    """Return a text column of one row as a frame has it; see `rowframe`."""
+    code = text.codes[0]
+    if code == MISSING_CODE:
+        return _NO_TEXT
+    raw = utf8(text.values[code])
+    return _ONE_TEXT(1, len(raw)) + raw + b"\0"
+
+
 class Form:
-    """The numbers of one row of a schema, side by side.
+    """The numbers of one row of a schema, side by side, and its texts.
 
     Args:
         names: All columns, in order.
         codes: Type codes of `array` by column; "" for one that is no single number.
+        texts: Those of them that are texts.
     """
 
-    def __init__(self, names: Sequence[str], codes: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], codes: Sequence[str], texts: Sequence[str]) -> None:
         self.names = tuple(names)
+        self.texts = tuple(texts)
         pairs = [(name, code) for name, code in zip(names, codes, strict=True) if code]
         self.numbers = tuple(name for name, _ in pairs)
         self.codes = "".join(code for _, code in pairs)
@@ -86,21 +108,28 @@ class Form:
 
 
 class SingleRow(Mapping[str, Any]):
-    """The columns of one row: its numbers in one piece, and each by name where somebody asks.
+    """The columns of one row: ready bytes, and each by name where somebody asks.
 
     Attributes:
-        form: Which numbers, in which order.
-        numbers: They, as they are stored.
+        form: Which numbers and texts, in which order.
+        numbers: The numbers, as they are stored.
         packed: Their bytes, little-endian.
         rest: The other columns; a text is as `Text.of` makes it: missing, it has no strings.
+        words: `one_text` of the texts, one behind the other.
     """
 
-    __slots__ = ("_made", "form", "numbers", "packed", "rest")
+    __slots__ = ("_made", "form", "numbers", "packed", "rest", "words")
 
     def __init__(
-        self, form: Form, numbers: tuple[Any, ...], packed: bytes, rest: dict[str, Any]
+        self,
+        form: Form,
+        numbers: tuple[Any, ...],
+        packed: bytes,
+        rest: dict[str, Any],
+        words: bytes,
     ) -> None:
-        self.form, self.numbers, self.packed, self.rest = form, numbers, packed, rest
+        self.form, self.numbers, self.packed = form, numbers, packed
+        self.rest, self.words = rest, words
         self._made = dict(rest)
 
     def pick(self, names: tuple[str, ...]) -> tuple[Any, ...]:
@@ -111,6 +140,12 @@ class SingleRow(Mapping[str, Any]):
         """Return the bytes of the numbers of some columns, one behind the other; see `pick`."""
         pack = self.form.pack(names)
         return self.packed if pack is None else pack(*self.form.pick(names)(self.numbers))
+
+    def spell(self, names: tuple[str, ...]) -> bytes:
+        """Return `one_text` of some texts, one behind the other; KeyError where one is none."""
+        if names == self.form.texts:
+            return self.words
+        return b"".join([one_text(self.rest[name]) for name in names])
 
     def __getitem__(self, name: str) -> Any:
         found = self._made.get(name)

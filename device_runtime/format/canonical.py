@@ -9,7 +9,12 @@ import json
 import re
 from typing import Any
 
-from device_runtime.errors import FormatError, NotCanonicalError, TooLargeError
+from device_runtime.errors import (
+    FormatError,
+    NotCanonicalError,
+    TooLargeError,
+    UnsupportedVersionError,
+)
 
 MAX_DEPTH = 32
 MAX_BYTES = 8 << 20
@@ -57,6 +62,19 @@ def decode(
     if canonical and again != raw:
         raise NotCanonicalError(f"{what} is not canonical JSON")
     return value
+
+
+def expect(value: Any, name: str, version: int) -> None:
+    """Check that a decoded object is of this format and version.
+
+    Raises:
+        UnsupportedVersionError: Of another version.
+        FormatError: Of another format, or no object.
+    """
+    if not isinstance(value, dict) or value.get("format") != name:
+        raise FormatError(f"this is no {name}")
+    if value.get("version") != version:
+        raise UnsupportedVersionError(f"the {name} has version {value.get('version')}")
 
 
 def _check_depth(raw: bytes, what: str) -> None:

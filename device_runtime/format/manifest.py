@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from device_runtime.errors import FormatError, UnsupportedVersionError
+from device_runtime.errors import FormatError
+from device_runtime.format.canonical import expect
 from device_runtime.record import asdict, dataclass
 from device_runtime.record import fields as record_fields
 
@@ -70,10 +71,7 @@ def from_json(value: Any) -> Manifest:
         FormatError: It does not follow docs/FORMAT-bundle.md.
     """
     try:
-        if value["format"] != "edgepack-manifest":
-            raise FormatError("manifest.json is not a manifest")
-        if value["version"] != VERSION:
-            raise UnsupportedVersionError(f"manifest.json has version {value['version']}")
+        expect(value, "edgepack-manifest", VERSION)
         fields = {item.name: value[item.name] for item in record_fields(Manifest)}
         fields["operators"] = tuple(str(item) for item in fields["operators"])
         fields["opsets"] = {str(k): int(v) for k, v in fields["opsets"].items()}

@@ -19,16 +19,13 @@ from operator import itemgetter
 from typing import Any
 
 from device_runtime.errors import JournalError
-from device_runtime.format.batch import MISSING_CODE, Answers, Batch, Text
+from device_runtime.format.batch import MISSING_CODE, Answers, Batch, Text, one_text, utf8
 from device_runtime.format.schema import DTYPES, Schema
 from device_runtime.format.segment import RAW, Field, Layout, Rows
 
 HEAD = struct.Struct("<qqqIHH")
 _PACK_HEAD = HEAD.pack
 LABEL_BIT, SCORES_BIT, UNLIKE_BIT, PARTIAL, RAW_BIT, ROWS_BIT = 1, 2, 4, 8, 16, 32
-_ONE_TEXT = struct.Struct("<II")
-_NO_TEXT = bytes(4) + b"\xff"
-_CACHE = 4096
 _CODES = {2: "<u2", 4: "<u4"}
 
 
@@ -57,8 +54,6 @@ class RowEncoder:
         get_texts: Takes the text columns out of a mapping.
         fixed_bytes: Bytes of the numeric columns of one row.
         score_bytes: Bytes of one score.
-        numbers: The numeric columns, where each is one number a row.
-        known: One string, or none → its bytes as the text of one row.
     """
 
     def __init__(self, layout: Layout, schema: Schema | None, hash_key: bytes) -> None:
@@ -73,11 +68,8 @@ class RowEncoder:
         self.get_texts = _getter(self.texts)
         self.fixed_bytes = sum(self._sizes[name] for name in self.fixed)
         self.score_bytes = DTYPES[layout.scores][1]
-        self.known: dict[tuple[str, ...], bytes] = {(): _NO_TEXT}
         self._vocabulary: dict[int, tuple[tuple[str, ...], bytes]] = {}
         self.plain = not self._hashed
-        shaped = any(field.shape and field.dtype != "string" for field in layout.fields)
-        self.numbers = None if shaped else tuple(self.fixed)
 
     def encode(self, rows: Rows, monotonic: int, wall: int) -> bytes:
         """Return the content of one frame.
@@ -107,8 +99,8 @@ class RowEncoder:
             parts.append(numbers)
             bits, size = bits | ROWS_BIT, size + 8
         try:
-            parts += self.get_fixed(columns)
-            texts = self.get_texts(columns)
+            fixed, texts = self.get_fixed(columns), self.get_texts(columns)
+            parts += fixed
             size += self.fixed_bytes
         except KeyError:
             bits, present = bits | PARTIAL, self._present(columns)
@@ -124,7 +116,7 @@ class RowEncoder:
         )
         words: list[bytes] = []
         for index, text in enumerate(texts):
-            words += [self._one_text(text)] if n == 1 else self._many_texts(index, text, n)
+            words += [one_text(text)] if n == 1 else self._many_texts(index, text, n)
         content = b"".join([*parts, *words])
         numbers_size = len(content) - len(head) - sum(map(len, words))
         if numbers_size != n * size:
@@ -152,16 +144,6 @@ class RowEncoder:
         for index, field in enumerate(self.layout.fields):
             mask |= (field.name in columns) << index
         return mask.to_bytes((len(self.layout.fields) + 7) // 8, "little")
-
-    def _one_text(self, text: Text) -> bytes:
-        code = text.codes[0]
-        if code == MISSING_CODE:
-            return _NO_TEXT
-        raw = utf8(text.values[code])
-        found = _ONE_TEXT.pack(1, len(raw)) + raw + b"\0"
-        if len(text.values) == 1 and len(self.known) < _CACHE and len(raw) <= 64:
-            self.known[text.values] = found
-        return found
 
     def _hash_columns(self, batch: Batch) -> dict[str, Text]:
         result: dict[str, Text] = {}
@@ -230,14 +212,6 @@ def field_bytes(field: Field) -> int:
     for size in field.shape:
         total *= size
     return total
-
-
-def utf8(value: str) -> bytes:
-    """Return UTF-8; what is no text (half a surrogate pair) becomes `?`."""
-    try:
-        return value.encode()
-    except UnicodeEncodeError:
-        return value.encode(errors="replace")
 
 
 def value_bytes(dtype: str, text: str) -> bytes:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from device_runtime.errors import FormatError, UnsupportedVersionError
+from device_runtime.errors import FormatError
+from device_runtime.format.canonical import expect
 from device_runtime.record import dataclass, field
 
 VERSION = 1
@@ -247,10 +248,7 @@ def from_json(value: Any) -> Schema:
         FormatError: Anything else that does not follow docs/FORMAT-bundle.md.
     """
     try:
-        if value["format"] != "edgepack-schema":
-            raise FormatError("schema.json is not a schema")
-        if value["version"] != VERSION:
-            raise UnsupportedVersionError(f"schema.json has version {value['version']}")
+        expect(value, "edgepack-schema", VERSION)
         output = value["output"]
         schema = Schema(
             task=value["task"],

@@ -19,8 +19,9 @@ from collections.abc import Mapping, Sequence
 from operator import add
 from typing import Any, Literal
 
-from device_runtime.errors import FormatError, UnsupportedVersionError
+from device_runtime.errors import FormatError
 from device_runtime.format.batch import FLAG_ABSTAINED, FLAG_INVALID, FLAG_UNLIKE, FLAG_UNSEEN
+from device_runtime.format.canonical import expect
 from device_runtime.record import dataclass, field
 
 VERSION = 1
@@ -167,7 +168,7 @@ class Sketch:
             UnsupportedVersionError: Written by a newer edgepack.
             FormatError: It is not a sketch.
         """
-        _expect(value, "edgepack-sketch")
+        expect(value, "edgepack-sketch", VERSION)
         try:
             return cls.read(value["n"], value["counts"], value["flags"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -245,7 +246,7 @@ def from_json(value: Any) -> Profile:
         UnsupportedVersionError: Written by a newer edgepack.
         FormatError: It does not follow docs/FORMAT-bundle.md.
     """
-    _expect(value, "edgepack-profile")
+    expect(value, "edgepack-profile", VERSION)
     try:
         return Profile(
             rows=_count(value["rows"]),
@@ -272,13 +273,6 @@ def _histogram(item: Any) -> Histogram:
     if item["kind"] not in ("number", "text") or len(counts) != result.slots or not rising:
         raise FormatError(f"profile.json: histogram {result.name} is not valid")
     return result
-
-
-def _expect(value: Any, name: str) -> None:
-    if not isinstance(value, dict) or value.get("format") != name:
-        raise FormatError(f"not an {name}")
-    if value.get("version") != VERSION:
-        raise UnsupportedVersionError(f"{name} has version {value.get('version')}")
 
 
 def _count(value: Any) -> int:

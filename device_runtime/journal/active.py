@@ -36,13 +36,14 @@ class Active:
         prefix: `device/epoch/uid/`.
         marks: Stream → its newest mark.
         limit: Size up to which frames may be appended before anything else is due.
+        due: Monotonic time at which a sync is due.
         counter: Nonce of the next frame.
         hash: Of the header: associated data of every frame.
     """
 
     __slots__ = (
         *("name", "header", "size", "offset", "durable", "broken", "aead", "prefix", "marks"),
-        *("limit", "counter", "hash", "encrypt", "write", "_handle", "_listed", "_scratch"),
+        *("limit", "due", "counter", "hash", "encrypt", "write", "_handle", "_listed", "_scratch"),
         *("_each", "_synced", "_prepared", "_pushed"),
     )
 
@@ -58,7 +59,7 @@ class Active:
     ) -> None:
         self.name, self.header, self.aead = name, header, aead
         self.prefix = header.prefix
-        self.size = self.offset = self.durable = self.limit = 0
+        self.size = self.offset = self.durable = self.limit = self.due = 0
         self.broken = False
         self.marks: dict[str, Mark] = {}
         self.hash, self._handle = hash, handle

@@ -22,7 +22,7 @@ from device_runtime.format.segment import OPEN, Epoch, Header, Hole, Lane, Layou
 from device_runtime.journal import content as content_of
 from device_runtime.journal import quota
 from device_runtime.journal.active import Active
-from device_runtime.journal.hot import OneRow, one_row
+from device_runtime.journal.hot import OneRow
 from device_runtime.journal.quota import Reserve, Usage
 from device_runtime.journal.recover import next_in, previous_of, recover
 from device_runtime.journal.seal import OpenFile, salvage
@@ -102,8 +102,6 @@ class Keeper:
             self._shelf, header, self._identity, recipients, durability=durability
         )
         self._active[lane] = active
-        if self._encoder.plain and self._policy.log_mode != "sketch":
-            self._hot[lane] = one_row(active, self._encoder, self._clock.wall_ns)
         self._durable.setdefault(lane, active.header.first)
         return active
 

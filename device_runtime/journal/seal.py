@@ -20,7 +20,7 @@ from device_runtime.crypt import (
     sha256,
     wrap_key,
 )
-from device_runtime.disk import write_all
+from device_runtime.disk import new_file, write_all
 from device_runtime.errors import FormatError, JournalDamagedError
 from device_runtime.format.frames import HOLE, MARK, MARKED, ROWS, Scan, scan
 from device_runtime.format.header import (
@@ -156,16 +156,9 @@ def commit(shelf: Shelf, name: Name, body: list[bytes], identity: Identity) -> S
     body.append(TRAILER.pack(digest, identity.sign_fast(segment_message(digest)), TRAILER_MAGIC))
     temporary, sealed = name._replace(suffix="tmp"), name._replace(suffix="seg")
     disk.unlink(shelf.path(temporary))
-    handle = disk.create(shelf.path(temporary))
-    try:
+    with new_file(disk, shelf.path(temporary)) as handle:
         for part in body:
             write_all(handle, part)
-        handle.sync()
-    except BaseException:
-        handle.close()
-        disk.unlink(shelf.path(temporary))
-        raise
-    handle.close()
     disk.rename(shelf.path(temporary), shelf.path(sealed))
     shelf.put(sealed, sum(len(part) for part in body))
     disk.fsync_dir(shelf.folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from device_runtime.clock import Clock
@@ -16,7 +17,7 @@ from device_runtime.format.schema import Schema
 from device_runtime.format.segment import Epoch, Lane, Name, Parent, RecordId, Rows
 from device_runtime.journal import content as content_of
 from device_runtime.journal.active import Active
-from device_runtime.journal.hot import Appended
+from device_runtime.journal.hot import Placed, one_row
 from device_runtime.journal.keeper import FULL, START_BYTES, Keeper
 from device_runtime.journal.marks import Marked, newest_marks
 from device_runtime.journal.quota import Usage
@@ -24,14 +25,14 @@ from device_runtime.journal.recover import previous_of
 from device_runtime.journal.shelf import SealedInfo, Shelf
 from device_runtime.policy import Policy
 
-__all__ = ["Appended", "Journal", "Marked", "SealedInfo", "Usage"]
+__all__ = ["Journal", "Marked", "Placed", "SealedInfo", "Usage"]
 
 _LARGE_CONTENT = 8 << 20
 _CLOCK_JUMP_NS = 5_000_000_000
 
 
 _NEVER = 1 << 62  # nanoseconds
-_NOT_KEPT = Appended(-1, "", kept=False)
+_NOT_KEPT: Placed = (-1, "")
 
 
 class Journal(Keeper):
@@ -99,25 +100,29 @@ class Journal(Keeper):
 
     # --- appending ---------------------------------------------------------------------------
 
-    def append_rows(self, rows: Rows, lane: Lane) -> Appended:
+    def append_rows(self, rows: Rows, lane: Lane) -> Placed:
         """Append one block of rows with one write. No numpy up to 32 rows.
+
+        Returns:
+            Where they stand; (-1, "") if nothing was journaled: log mode `sketch`, or a journal
+            that cannot be written and is not strict.
 
         Raises:
             JournalFullError: No room is left, and the policy is strict.
             JournalError: The disk fails, and the policy is strict.
         """
-        monotonic = self._now()
         one = self._hot[lane]
-        if one is not None:
-            try:
-                done = one(rows, monotonic)
-            except OSError:
-                done = None  # the long way meets it again, and deals with it
-            if done is not None:
-                return done if monotonic < self._due else self._synced(lane, done, monotonic)
-        return self._append_rows(rows, lane, monotonic)
+        return self._append_rows(lane, rows, self._now()) if one is None else one(rows)
 
-    def _append_rows(self, rows: Rows, lane: Lane, monotonic: int) -> Appended:
+    def _start(self, lane: Lane) -> Active:
+        active = super()._start(lane)
+        if self._encoder.plain and not self._sketch_only:
+            late, long = partial(self._late, lane), partial(self._append_rows, lane)
+            self._hot[lane] = one_row(active, self._encoder, self._clock, late, long)
+            active.due = self._due
+        return active
+
+    def _append_rows(self, lane: Lane, rows: Rows, monotonic: int) -> Placed:
         if self._sketch_only:
             return _NOT_KEPT
         content = self._encoder.encode(rows, monotonic, self._clock.wall_ns())
@@ -131,7 +136,7 @@ class Journal(Keeper):
             self._sync_due(monotonic)
         return result
 
-    def _synced(self, lane: Lane, done: Appended, monotonic: int) -> Appended:
+    def _late(self, lane: Lane, placed: Placed, monotonic: int) -> Placed:
         """Do after the short way what is due after any other."""
         if self._each:
             try:
@@ -139,9 +144,9 @@ class Journal(Keeper):
             except (OSError, JournalError) as error:
                 return self._not_kept(1, error)
         self._sync_due(monotonic)
-        return done
+        return placed
 
-    def _append_large(self, rows: Rows, lane: Lane, monotonic: int, mark: bytes) -> Appended:
+    def _append_large(self, rows: Rows, lane: Lane, monotonic: int, mark: bytes) -> Placed:
         """Append rows that do not fit one frame; all of them into one segment: one prefix."""
         wall = self._clock.wall_ns()
         pieces = [rows]
@@ -155,8 +160,8 @@ class Journal(Keeper):
                 contents.append((piece.batch.n, content))
         first = self._put(lane, ROWS, contents[0][1], contents[0][0], mark)
         for n, content in contents[1:]:
-            part = self._put(lane, ROWS, content, n, mark, roll=False)
-            if not part.kept or part.prefix != first.prefix:
+            _, prefix = self._put(lane, ROWS, content, n, mark, roll=False)
+            if prefix != first[1]:
                 return _NOT_KEPT  # the disk failed half way; the rows before stay as they are
         return first
 
@@ -180,13 +185,13 @@ class Journal(Keeper):
     def _record(self, type: int, value: Mapping[str, object]) -> RecordId | None:
         monotonic = self._now()
         content = content_of.encode(monotonic, self._clock.wall_ns(), value)
-        result = self._put(Lane.PRIORITY, type, content, 1)
+        sequence, prefix = self._put(Lane.PRIORITY, type, content, 1)
         if monotonic >= self._due:
             self._sync_due(monotonic)
-        if not result.kept:
+        if sequence < 0:
             return None
-        device, epoch, uid, _ = result.prefix.split("/")
-        return RecordId(device, epoch, uid, result.first_sequence)
+        device, epoch, uid, _ = prefix.split("/")
+        return RecordId(device, epoch, uid, sequence)
 
     def _put(
         self,
@@ -197,7 +202,7 @@ class Journal(Keeper):
         mark: bytes = b"",
         *,
         roll: bool = True,
-    ) -> Appended:
+    ) -> Placed:
         """Append one frame; the usual way is short: `limit` says that nothing else is due."""
         active = self._active.get(lane)
         try:
@@ -212,9 +217,9 @@ class Journal(Keeper):
                 self._sync_one(lane, active)
         except (OSError, JournalError) as error:
             return self._not_kept(count, error)
-        return Appended(active.next - count, active.prefix)
+        return active.next - count, active.prefix
 
-    def _not_kept(self, count: int, error: OSError | JournalError) -> Appended:
+    def _not_kept(self, count: int, error: OSError | JournalError) -> Placed:
         """Say so: by an error if the policy is strict, else by a HOLE at the next append."""
         if self._policy.strict:
             raise self._explained(error) from None
@@ -285,6 +290,8 @@ class Journal(Keeper):
                         raise self._explained(error) from None
         finally:  # counted from its end: a slow disk must not be synced all the time
             self._due = self._now() + self._sync_after
+            for active in self._active.values():
+                active.due = self._due
 
     def _sync_one(self, lane: Lane, active: Active) -> None:
         try:

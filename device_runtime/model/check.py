@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from device_runtime.errors import InputError
-from device_runtime.format.batch import MISSING_CODE, SMALL, Batch, Text
+from device_runtime.format.batch import MISSING_CODE, SMALL, Batch, Text, one_text
 from device_runtime.format.schema import Schema
 from device_runtime.model.onerow import one_row
 from device_runtime.model.rows import RawBlock
@@ -20,6 +20,7 @@ from device_runtime.model.values import Rule, UnfitError
 from device_runtime.record import dataclass
 
 _ONE = range(1)
+_KNOWN, _SHORT = 512, 64  # texts of a column that are known, and their characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Checker:
         self.schema = schema
         self._rules = [(column.name, Rule(column)) for column in schema.given]
         self._known = [item for item in self._rules if item[1].known is not None]
-        self._one = one_row(self._rules, _alone)
+        self._one = one_row(self._rules, _alone, _spelled)
 
     def check(self, block: RawBlock) -> Checked:
         """Check every row of a block; see the function `check`."""
@@ -164,6 +165,28 @@ def _alone(rule: Rule) -> Callable[[Any], Any]:
         return None if found else values
 
     return typed
+
+
+def _spelled(rule: Rule) -> Callable[[Any], Any]:
+    """Return the check of one text; those that came before are known with their `one_text`."""
+    typed, known = _alone(rule), dict[Any, tuple[Text, bytes]]()
+
+    def spelled(given: Any) -> tuple[Text, bytes] | None:
+        (value,) = given
+        plain = value.__class__ is str or value is None
+        found = known.get(value) if plain else None
+        if found is None:
+            text = typed(given)
+            if text is None:
+                return None
+            found = text, one_text(text)
+            if plain and (value is None or len(value) <= _SHORT):
+                if len(known) >= _KNOWN:
+                    known.clear()
+                known[value] = found
+        return found
+
+    return spelled
 
 
 def _small(rule: Rule, given: Any, *, text: bool) -> tuple[Any, dict[int, str]]:

@@ -15,7 +15,6 @@ from device_runtime.format.batch import MISSING_CODE, Batch, SingleRow, Text
 from device_runtime.format.schema import DTYPES, MISSING_TIME, Column, ModelInput
 from device_runtime.model.capi import Feed
 
-_ORDER = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 _FLOATS = ("float32", "float64")
 
 

@@ -26,19 +26,26 @@ _LARGE = 3.4028232e38  # below the largest float32
 _ABSENT = (None,)
 
 
-def one_row(rules: Sequence[tuple[str, Rule]], single: Callable[[Rule], Single]) -> Row:
+def one_row(
+    rules: Sequence[tuple[str, Rule]],
+    single: Callable[[Rule], Single],
+    spelled: Callable[[Rule], Single],
+) -> Row:
     """Return a function from typed columns of one row to checked ones.
 
     Args:
         rules: Column name → what it accepts, in order.
         single: Makes the check of a column that is no plain number: one value in, the typed column
             out, or None if it does not fit.
+        spelled: The same for a text, which comes with its `one_text`.
 
     Returns:
         A function that takes column name → one value each, and returns the checked columns, or None
         if the row must be looked at more closely.
     """
-    form = Form([name for name, _ in rules], [_number_code(rule) for _, rule in rules])
+    texts = [(name, spelled(rule)) for name, rule in rules if not rule.code]
+    codes = [_number_code(rule) for _, rule in rules]
+    form = Form([name for name, _ in rules], codes, [name for name, _ in texts])
     numbers = [(name, rule) for name, rule in rules if _number_code(rule)]
     names = tuple(name for name, rule in numbers if _is_plain(rule))
     odd = [
@@ -46,14 +53,14 @@ def one_row(rules: Sequence[tuple[str, Rule]], single: Callable[[Rule], Single])
         for place, (name, rule) in enumerate(numbers)
         if not _is_plain(rule)
     ]
-    rest = [(name, single(rule)) for name, rule in rules if not _number_code(rule)]
+    rest = [(name, single(rule)) for name, rule in rules if rule.code and rule.column.shape]
     lows, highs = zip(*(_bounds(rule) for _, rule in numbers), strict=True) if numbers else ((), ())
     gaps = [rule.column.missing for _, rule in numbers]
     get = itemgetter(*names) if len(names) > 1 else lambda columns: [columns[n] for n in names]
     pack, unpack = form.struct.pack, form.struct.unpack
 
     def check(columns: Mapping[str, Any]) -> SingleRow | None:
-        others = {}
+        others, words = dict[str, Any](), b""
         try:
             values = [item for (item,) in get(columns)]
             if not _PLAIN.issuperset(map(type, values)) and not _fill(values):
@@ -68,6 +75,12 @@ def one_row(rules: Sequence[tuple[str, Rule]], single: Callable[[Rule], Single])
                 others[name] = found = take(columns.get(name, _ABSENT))
                 if found is None:
                     return None
+            for name, take in texts:
+                found = take(columns.get(name, _ABSENT))
+                if found is None:
+                    return None
+                others[name], word = found
+                words += word
         except (KeyError, TypeError, ValueError, OverflowError, struct.error):
             return None
         stored = unpack(packed)
@@ -76,7 +89,7 @@ def one_row(rules: Sequence[tuple[str, Rule]], single: Callable[[Rule], Single])
             if mended is None:
                 return None
             stored, packed = mended, pack(*mended)
-        return SingleRow(form, stored, packed, others)
+        return SingleRow(form, stored, packed, others, words)
 
     return check
 

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 
 from device_runtime import policy as policies
-from device_runtime.disk import Disk, file_chunks, write_all
+from device_runtime.disk import Disk, file_chunks, new_file, write_all
 from device_runtime.errors import FormatError, IncompatibleError, RootChainError, VerificationError
 from device_runtime.format import canonical
 from device_runtime.format import manifest as manifests
@@ -41,7 +41,7 @@ from device_runtime.trust import quorum
 from device_runtime.trust.checks import check_device, check_listing, check_order
 from device_runtime.trust.custom import Target, Targets, read_targets
 from device_runtime.trust.refresh import ROLES, advance_root, refresh
-from device_runtime.trust.source import Source, expand, new_file, open_source
+from device_runtime.trust.source import Source, expand, open_source
 
 _TOP = ("snapshot.json", "targets.json", "timestamp.json")
 

@@ -17,7 +17,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import IO
 
-from device_runtime.disk import Disk, Handle, write_all
+from device_runtime.disk import Disk, new_file, write_all
 from device_runtime.errors import (
     DigestMismatchError,
     FormatError,
@@ -242,17 +242,3 @@ def expand(packed: Iterator[bytes], what: str, target: Target, sink: Callable[..
         raise LengthMismatchError(f"{what} holds {length:,} bytes, not {target.length:,}")
     if digest.hexdigest() != target.sha256:
         raise DigestMismatchError(f"the content of {what} is not what was signed")
-
-
-@contextmanager
-def new_file(disk: Disk, path: Path) -> Iterator[Handle]:
-    """Create a file for a block to write, and sync it; it is removed if anything goes wrong."""
-    handle = disk.create(path)
-    try:
-        yield handle
-        handle.sync()
-    except BaseException:
-        handle.close()
-        disk.unlink(path)
-        raise
-    handle.close()

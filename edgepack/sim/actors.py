@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from device_runtime.clock import FixedClock
 from device_runtime.courier import begin_epoch, epoch_of
 from device_runtime.crypt import Identity, RecipientKey, generate_recipient
 from device_runtime.disk import Disk
@@ -24,6 +23,7 @@ from device_runtime.journal.writer import Journal
 from device_runtime.policy import Policy
 from device_runtime.visit import SyncReport, visit
 from edgepack.sim.chance import chance, drawn_from
+from edgepack.sim.clock import FixedClock
 
 BUNDLE = "sim"
 
@@ -145,10 +145,9 @@ class SimDevice:
         n = len(values)
         batch = Batch(n, {"row": array("q", values), "x": array("d", [float(v) for v in values])})
         answers = Answers(n, array("h", [0] * n), array("f", [0.5] * (2 * n)), 2)
-        appended = journal.append_rows(Rows(batch, answers, array("H", [0] * n)), Lane.BULK)
-        if appended.kept:
-            first = appended.first_sequence
-            self._note(Lane.BULK, [(f"{appended.prefix}{first + i}", first + i) for i in range(n)])
+        first, prefix = journal.append_rows(Rows(batch, answers, array("H", [0] * n)), Lane.BULK)
+        if first >= 0:
+            self._note(Lane.BULK, [(f"{prefix}{first + i}", first + i) for i in range(n)])
         if sync:
             journal.sync()
         self.note_durable(journal)

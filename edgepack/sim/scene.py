@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from device_runtime.clock import FixedClock
 from device_runtime.format.segment import Hole
 from device_runtime.policy import Policy
 from edgepack.registry import PlanRow, Registry
 from edgepack.sim.actors import BUNDLE, SimDevice, SimKit, SimRing, lab_ring
 from edgepack.sim.chance import chance, drawn_from
+from edgepack.sim.clock import FixedClock
 from edgepack.sim.disk import SimDisk
 from edgepack.sim.ledger import Found, Id, at_base, declared, on_device, on_stick
 from edgepack.sim.parts import HOME, BrokenError, Carried, Machine, Split, Step

@@ -220,9 +220,9 @@ def test_undrifted_rows_leave_the_device_fresh(lab):
 
 def test_age_is_signed_time_or_powered_time_never_the_wall_clock(lab):
     from device_runtime import health
-    from device_runtime.clock import FixedClock
     from device_runtime.disk import RealDisk
     from device_runtime.home import open_home
+    from edgepack.sim.clock import FixedClock
 
     home = open_home(lab.root, disk=RealDisk(), clock=FixedClock(wall=4_000_000_000 * 10**9))
     assert health.status(home)["temperature"]["state"] == "fresh"

@@ -13,7 +13,6 @@ from device_runtime.errors import (
 )
 from device_runtime.format.batch import Batch
 from device_runtime.format.segment import Lane
-from device_runtime.journal.hot import one_row
 from device_runtime.journal.writer import Journal
 from edgepack.sim.disk import SimDisk
 from support import journalworld as jw
@@ -46,7 +45,7 @@ def test_what_is_durable_survives_and_nothing_else_is_promised():
         prefix = ""
         for start in range(0, 30, 2):
             world.clock.advance(0.03)
-            prefix = journal.append_rows(jw.rows(start, 2), BULK).prefix
+            _, prefix = journal.append_rows(jw.rows(start, 2), BULK)
         durable = journal.durable_upto(BULK)
         world.disk.power_cut()
         world.open()
@@ -102,10 +101,10 @@ def test_a_strict_journal_raises_and_a_lenient_one_declares():
     journal = lenient.open()
     journal.append_rows(jw.rows(0), BULK)
     lenient.disk.fail_at(1, errno.EIO, times=1000)
-    assert not journal.append_rows(jw.rows(1, 3), BULK).kept
+    assert journal.append_rows(jw.rows(1, 3), BULK) == (-1, "")
     assert journal.append_event("x", {}) is None
     lenient.disk.heal()
-    assert journal.append_rows(jw.rows(4), BULK).kept
+    assert journal.append_rows(jw.rows(4), BULK)[0] >= 0
     journal.close()
     what = list(lenient.everything().values())
     holes = [hole for kind, value in what if kind == "hole" for hole in value]
@@ -150,7 +149,7 @@ def test_a_failed_short_way_loses_nothing_and_reuses_no_nonce():
     for start in range(12):
         if start % 3 == 2:
             world.disk.fail_at(1, (errno.ENOSPC, errno.EIO)[start % 2], kinds=["write"])
-        assert journal.append_rows(jw.single(start), BULK).kept
+        assert journal.append_rows(jw.single(start), BULK)[0] >= 0
     journal.close()
     assert sorted(world.everything().values()) == [("row", i) for i in range(12)]
 
@@ -181,9 +180,9 @@ def test_a_sync_that_fails_after_the_short_way_loses_nothing(strict):
     journal.append_rows(jw.single(0), BULK)
     world.disk.fail_at(1, errno.EIO, kinds=["sync"])
     done = journal.append_rows(jw.single(1), BULK)
-    assert done.kept
+    assert done[0] >= 0
     assert journal.durable_upto(BULK) == 2
-    assert journal.append_rows(jw.single(2), BULK).first_sequence == 2
+    assert journal.append_rows(jw.single(2), BULK)[0] == 2
     world.disk.power_cut()
     plain(world)
     assert sorted(v for v in world.everything().values() if v[0] == "row") == [
@@ -235,12 +234,12 @@ def test_an_interrupt_inside_an_append_gives_no_sequence_twice(short, written):
 
     active.write = interrupted
     if short:
-        journal._hot[BULK] = one_row(active, journal._encoder, world.clock.wall_ns)
+        jw.renew_short_way(journal, BULK)
     with pytest.raises(KeyboardInterrupt):
         journal.append_rows(row(1), BULK)
     active.write = real
     journal._hot[BULK] = None
-    assert journal.append_rows(row(2), BULK).first_sequence == 2
+    assert journal.append_rows(row(2), BULK)[0] == 2
     journal.close()
     ((_, _, found),) = world.segments()
     assert found[0] == ("row", 0)

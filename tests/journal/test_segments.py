@@ -18,7 +18,6 @@ from device_runtime.format.batch import Text
 from device_runtime.format.frames import FRAME, frames, scan
 from device_runtime.format.header import open_header, read_header
 from device_runtime.format.segment import Epoch, Lane
-from device_runtime.journal.hot import one_row
 from device_runtime.journal.reader import open_segment
 from support import journalworld as jw
 from support.journalworld import World
@@ -71,7 +70,7 @@ def test_another_bundle_starts_another_segment(world):
 def test_sketch_mode_keeps_no_row():
     world = World(policy=jw.policy(log_mode="sketch"))
     journal = world.open()
-    assert not journal.append_rows(jw.rows(0), BULK).kept
+    assert journal.append_rows(jw.rows(0), BULK) == (-1, "")
     journal.append_sketch(b"s")
     journal.close()
     assert list(world.everything().values()) == [("sketch", b"s")]
@@ -82,7 +81,7 @@ def test_sketch_mode_keeps_no_row_of_either_lane_behind_an_event():
     journal = world.open()
     journal.use("flights", jw.PLAIN, 4, "ee" * 32)
     journal.append_event("install", {"n": 1})
-    assert not journal.append_rows(jw.single(0), PRIORITY).kept
+    assert journal.append_rows(jw.single(0), PRIORITY) == (-1, "")
     journal.close()
     assert list(world.everything().values()) == [("event", 1)]
 
@@ -101,8 +100,8 @@ def test_an_epoch_names_its_parent_and_starts_again(world):
     epoch = world.journal.begin_epoch("disk")
     assert Epoch.from_json(json.loads(json.dumps(epoch.to_json()))) == epoch
     world.epoch = epoch
-    done = world.journal.append_rows(jw.rows(3), BULK)
-    assert done.first_sequence == 0
+    sequence, _ = world.journal.append_rows(jw.rows(3), BULK)
+    assert sequence == 0
     world.journal.close()
     old, new = (header for _, header, _ in world.segments())
     assert old.reason == "epoch"
@@ -197,7 +196,7 @@ def test_no_nonce_is_used_twice_even_after_a_short_write():
         return real(nonce, data, aad)
 
     journal._active[BULK].encrypt = watched
-    journal._hot[BULK] = one_row(journal._active[BULK], journal._encoder, world.clock.wall_ns)
+    jw.renew_short_way(journal, BULK)
     for start in range(1, 20):
         if start % 4 == 0:
             world.disk.fail_at(1, errno.ENOSPC, kinds=["write"])

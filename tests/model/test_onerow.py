@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_runtime.format.batch import Batch, Form, SingleRow, Text
+from device_runtime.format.batch import Batch, Form, SingleRow, Text, one_text
+from device_runtime.format.rowframe import text_bytes
 from device_runtime.format.schema import DTYPES, Column, ModelInput, ModelOutput, Schema
 from device_runtime.model import feeds
 from device_runtime.model.check import Checker
@@ -77,28 +78,53 @@ def test_one_row_is_checked_as_any_other(made):
         assert plain(found.whole.columns[name]) == plain(wanted.whole.columns[name])
 
 
+def test_texts_that_came_before_are_checked_as_any_other():
+    """They are known with their bytes; more of them than are kept, and what only looks like one."""
+    column = Column("t", "input", "string", missing=True, categories=("a", "5"), closed=False)
+    plan = Schema("regression", (column,), (), ModelOutput(("y",), "y"))
+    short, long = Checker(plan), Checker(plan)
+    long._one = lambda _: None
+    words = [None, "a", "x" * 64, "x" * 65, "ü", "\ud800", *map(str, range(1200))]
+    for value in [*words, *words, 5, True, 5.0, b"a", ["a"], "", "\0"]:
+        block = RawBlock(1, {"t": [value]}, 0)
+        found, wanted = short.check(block), long.check(block)
+        assert found.invalid == wanted.invalid
+        row = found.whole.columns
+        assert plain(row["t"]) == plain(wanted.whole.columns["t"])
+        if isinstance(row, SingleRow):
+            assert row.words == b"".join(text_bytes(row["t"], 1))
+        assert (found.unseen and list(found.unseen)) == (wanted.unseen and list(wanted.unseen))
+
+
 def form_of(**codes):
-    return Form(list(codes), list(codes.values()))
+    return Form(list(codes), list(codes.values()), [name for name in codes if not codes[name]])
 
 
 def test_numbers_are_taken_and_packed_in_any_order():
-    form = form_of(a="d", t="", b="f", c="q")
+    form = form_of(a="d", t="", b="f", c="q", u="")
     values = (1.5, 0.25, 7)
-    row = SingleRow(form, values, form.struct.pack(*values), {"t": Text.of(["x"])})
+    texts = {"t": Text.of(["x"]), "u": Text.of([None])}
+    words = [one_text(text) for text in texts.values()]
+    row = SingleRow(form, values, form.struct.pack(*values), texts, b"".join(words))
     assert row.pick(("a", "b", "c")) == values
     assert row.pick(("c", "a")) == (7, 1.5)
     assert row.pick(("b",)) == (0.25,)
     assert row.pick(()) == ()
     assert row.pack(("a", "b", "c")) == row.packed
     assert row.pack(("c", "b")) == array("q", [7]).tobytes() + array("f", [0.25]).tobytes()
-    assert list(row) == ["a", "t", "b", "c"]
-    assert len(row) == 4
+    assert row.spell(("t", "u")) == row.words
+    assert row.spell(("u", "t")) == words[1] + words[0]
+    assert list(row) == ["a", "t", "b", "c", "u"]
+    assert len(row) == 5
     assert "t" in row
     assert "z" not in row
     assert row["b"] == array("f", [0.25])
     for wrong in ("t", "z"):
         with pytest.raises(KeyError):
             row.pack(("a", wrong))
+    for wrong in ("a", "z"):
+        with pytest.raises(KeyError):
+            row.spell(("t", wrong))
     with pytest.raises(KeyError):
         row["z"]
 
@@ -112,7 +138,7 @@ def test_one_row_fills_a_tensor_with_the_same_bytes(dtype):
     columns = tuple(Column(name, "input", names[code]) for name, code in codes.items())
     form = form_of(**codes)
     values = (-3, 2**30 + 1, 7, 0.1, 1 / 3)[: len(codes)]
-    row = SingleRow(form, form.struct.unpack(form.struct.pack(*values)), b"", {})
+    row = SingleRow(form, form.struct.unpack(form.struct.pack(*values)), b"", {}, b"")
     item = ModelInput("x", dtype, tuple(reversed(codes)))
     assert feeds.is_plain(item, columns)
     short = feeds.one(item, row, (1, len(codes)))

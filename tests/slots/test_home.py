@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_runtime import generation as generations
-from device_runtime.clock import FixedClock
 from device_runtime.disk import RealDisk
 from device_runtime.errors import (
     BusyError,
@@ -27,6 +26,7 @@ from device_runtime.format import canonical
 from device_runtime.generation import Generation, SlotRecord, Trusted
 from device_runtime.home import apply_kit, create_home, disk_identity, open_home
 from device_runtime.policy import Policy
+from edgepack.sim.clock import FixedClock
 from support.memdisk import Dead, MemDisk
 from support.slotworld import POLICY, ROOT, Bundle, Device, crash_out, root_bytes
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from device_runtime.clock import FixedClock
 from device_runtime.disk import RealDisk
 from device_runtime.errors import DigestMismatchError, VerificationError
 from device_runtime.home import Home, open_home
 from device_runtime.slots.install import Steps, install
 from device_runtime.slots.slot import begin_load
+from edgepack.sim.clock import FixedClock
 from support import realbundle, trustsim
 from support.killdisk import KillDisk, in_child
 
@@ -128,7 +128,7 @@ def test_killed_at_every_operation_on_the_disk(world, after):
 INSTALL = """
 import sys
 from pathlib import Path
-from device_runtime.clock import FixedClock
+from edgepack.sim.clock import FixedClock
 from device_runtime.disk import RealDisk
 from device_runtime.home import open_home
 from device_runtime.slots.install import Steps, install

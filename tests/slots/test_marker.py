@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from device_runtime.clock import FixedClock
 from device_runtime.disk import RealDisk
 from device_runtime.errors import BusyError
 from device_runtime.home import Home, open_home
 from device_runtime.slots import install as installer
 from device_runtime.slots import marker
 from device_runtime.slots.slot import begin_load
+from edgepack.sim.clock import FixedClock
 from support import realbundle, trustsim
 
 UNTESTED = installer.Steps(test=lambda *_: None, admit=lambda *_: None)
@@ -25,7 +25,7 @@ UNTESTED = installer.Steps(test=lambda *_: None, admit=lambda *_: None)
 PROCESS = """
 import ctypes, os, resource, signal, sys, threading
 from pathlib import Path
-from device_runtime.clock import FixedClock
+from edgepack.sim.clock import FixedClock
 from device_runtime.disk import RealDisk
 from device_runtime.home import open_home
 from device_runtime.slots.slot import begin_load

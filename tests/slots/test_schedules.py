@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from device_runtime.clock import FixedClock
 from device_runtime.errors import EdgepackError
 from device_runtime.home import open_home
 from device_runtime.trust.token import Token
+from edgepack.sim.clock import FixedClock
 from support.slotworld import ROOT, Bundle, Dead, Device, can_run, root_version
 
 

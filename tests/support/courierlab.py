@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from device_runtime.clock import FixedClock
 from device_runtime.disk import Disk, RealDisk
 from device_runtime.policy import Policy
 from edgepack.courier.sync import SyncResult, sync
 from edgepack.registry import PlanRow, Registry
 from edgepack.sim.actors import SimDevice, SimKit, SimRing
+from edgepack.sim.clock import FixedClock
 from edgepack.workspace import Workspace
 
 _RING: list[SimRing] = []

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from device_runtime.clock import FixedClock, SystemClock
+from device_runtime.clock import SystemClock
 from device_runtime.disk import RealDisk
 from device_runtime.format import canonical, sketch
 from device_runtime.format import manifest as manifests
@@ -32,6 +32,7 @@ from device_runtime.model.graph import inspect_graph
 from device_runtime.model.session import open_session
 from edgepack.candidate.reference import build_profile, build_unlike
 from edgepack.keys.roles import class_policy
+from edgepack.sim.clock import FixedClock
 from support import realbundle, trustsim
 
 SCHEMA = Schema(

@@ -58,8 +58,8 @@ def write(folder: Path) -> None:
     for number in range(300, 330):
         journal.append_rows(jw.rows(number), Lane.BULK)
     journal.append_rows(jw.invalid(330, '{"b": "ä"}'), Lane.BULK)
-    done = journal.append_rows(jw.rows(331, 2)._replace(rows=array("q", [9, 4])), Lane.BULK)
-    journal.append_label(f"{done.prefix}331", True, by="record", source="op", observed_wall_ns=7)
+    _, prefix = journal.append_rows(jw.rows(331, 2)._replace(rows=array("q", [9, 4])), Lane.BULK)
+    journal.append_label(f"{prefix}331", True, by="record", source="op", observed_wall_ns=7)
     journal.append_event("install", {"version": 3, "text": "ü"})
     journal.append_sketch(b"\0sketch", 0, 332)
     journal._declare([Hole("evicted", epoch.id, Lane.BULK, 9, "aa" * 8, "bb" * 32, 5, 6, 2)])

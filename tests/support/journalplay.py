@@ -131,10 +131,11 @@ class Play:
         }
 
     def put(self, lane, done, whats):
-        if done is not None and done.kept:
-            _, epoch, uid, _ = done.prefix.split("/")
+        sequence, prefix = done or (-1, "")
+        if sequence >= 0:
+            _, epoch, uid, _ = prefix.split("/")
             for index, what in enumerate(whats):
-                key = (epoch, lane, uid, done.first_sequence + index)
+                key = (epoch, lane, uid, sequence + index)
                 assert key not in self.books.truth
                 self.books.truth[key] = what
                 self.live.add(key)

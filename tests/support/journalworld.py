@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
-from device_runtime.clock import FixedClock
 from device_runtime.crypt import Identity, RecipientKey, _recipient_public
-from device_runtime.format.batch import Answers, Batch, Form, SingleRow, Text
+from device_runtime.format.batch import Answers, Batch, Form, SingleRow, Text, one_text
 from device_runtime.format.schema import Column, ModelInput, ModelOutput, Schema
 from device_runtime.format.segment import RAW, Epoch, Lane, Rows
+from device_runtime.journal.hot import one_row
 from device_runtime.journal.reader import (
     EventRecord,
     HoleRecord,
@@ -21,6 +21,7 @@ from device_runtime.journal.reader import (
 )
 from device_runtime.journal.writer import Journal
 from device_runtime.policy import Policy
+from edgepack.sim.clock import FixedClock
 from edgepack.sim.disk import SimDisk
 
 FOLDER = Path("/home/journal")
@@ -92,11 +93,20 @@ def single(start):
     columns = given.batch.columns
     names = [column.name for column in PLAIN.columns]
     codes = ["" if isinstance(columns[n], Text) else columns[n].typecode for n in names]
-    form = Form(names, codes)
-    numbers = tuple(columns[name][0] for name in form.numbers)
     texts = {name: columns[name] for name in names if isinstance(columns[name], Text)}
-    row = SingleRow(form, numbers, form.struct.pack(*numbers), texts)
+    form = Form(names, codes, list(texts))
+    numbers = tuple(columns[name][0] for name in form.numbers)
+    words = b"".join(map(one_text, texts.values()))
+    row = SingleRow(form, numbers, form.struct.pack(*numbers), texts, words)
     return given._replace(batch=Batch(1, row, start))
+
+
+def renew_short_way(journal, lane):
+    """Make the short way into an open segment anew: a test has changed the segment under it."""
+    late, long = partial(journal._late, lane), partial(journal._append_rows, lane)
+    journal._hot[lane] = one_row(
+        journal._active[lane], journal._encoder, journal._clock, late, long
+    )
 
 
 def invalid(start, text="{bad}"):

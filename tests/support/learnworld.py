@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from device_runtime.clock import FixedClock
 from device_runtime.crypt import Identity
 from device_runtime.disk import RealDisk
 from device_runtime.format.batch import FLAG_INVALID, Answers, Batch
@@ -29,6 +28,7 @@ from edgepack.packing.build import build
 from edgepack.recipe import load_recipe
 from edgepack.records import DeviceRow
 from edgepack.registry import Registry
+from edgepack.sim.clock import FixedClock
 from edgepack.store.archive import Archive
 from edgepack.store.table import bring_up_to_date
 from edgepack.store.view import View
@@ -159,9 +159,9 @@ class Field:
                     rows=at.astype(np.int64),
                 )
                 self.world.clock.monotonic += 1000
-                done = journal.append_rows(rows, lane)
+                first, prefix = journal.append_rows(rows, lane)
                 for i, place in enumerate(places.tolist()):
-                    named[place] = f"{done.prefix}{done.first_sequence + i}"
+                    named[place] = f"{prefix}{first + i}"
             ids += named
         return ids
 

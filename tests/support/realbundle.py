@@ -15,7 +15,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from device_runtime.clock import FixedClock
 from device_runtime.disk import RealDisk
 from device_runtime.format import canonical
 from device_runtime.format import manifest as manifests
@@ -27,6 +26,7 @@ from device_runtime.home import Home, create_home
 from device_runtime.model.session import open_session
 from device_runtime.policy import Policy
 from edgepack.keys import ceremony, sign
+from edgepack.sim.clock import FixedClock
 from support import trustsim
 
 ROWS = array("f", [i / 10 - 10 for i in range(200)])

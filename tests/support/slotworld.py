@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from device_runtime.clock import FixedClock
 from device_runtime.disk import write_all
 from device_runtime.errors import (
     AdmissionError,
@@ -31,6 +30,7 @@ from device_runtime.slots import install as installer
 from device_runtime.slots import rules
 from device_runtime.slots.install import Installed, RootStep, Steps
 from device_runtime.slots.slot import Started, load_model
+from edgepack.sim.clock import FixedClock
 from support.memdisk import Dead, MemDisk
 
 ROOT = Path("/device")

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from device_runtime.clock import FixedClock
 from device_runtime.disk import RealDisk
 from device_runtime.format import canonical, container
 from device_runtime.format import manifest as manifests
@@ -34,6 +33,7 @@ from device_runtime.trust.bundle import VerifiedBundle, read_roots, verify, veri
 from device_runtime.trust.refresh import advance_root
 from edgepack.keys import ceremony, roles, sign
 from edgepack.keys.ring import Ring
+from edgepack.sim.clock import FixedClock
 from edgepack.workspace import Workspace
 
 PASSPHRASE = "correct horse"
