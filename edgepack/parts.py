@@ -28,6 +28,11 @@ def parts(estimator: Any) -> Iterator[tuple[str, Any]]:
     yield from _walk(type(estimator).__name__, estimator, set())
 
 
+def thawed(estimator: Any) -> Any:
+    """Return what scikit-learn's FrozenEstimator keeps from being fitted again; others as is."""
+    return estimator.estimator if type(estimator).__name__ == "FrozenEstimator" else estimator
+
+
 def _walk(path: str, estimator: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
     if id(estimator) in seen or estimator is None or isinstance(estimator, (str, int, float)):
         return
@@ -53,6 +58,6 @@ def _inside(estimator: Any) -> Iterator[tuple[str, Any]]:
         if found is None or type(estimator).__name__ in TREES:
             continue
         for index, part in enumerate(found):
-            inner = getattr(part, "estimator", part)
+            inner = thawed(getattr(part, "estimator", part))
             if hasattr(inner, "get_params"):
                 yield f"{attribute.rstrip('_')}[{index}]", inner

@@ -198,6 +198,22 @@ def estimators(task: str) -> Iterator[tuple[str, Callable[[], Any]]]:
         except ImportError:
             continue
         yield prefix + suffix, _maker(kind, more)
+    if task == "classes":
+        yield from calibrators()
+
+
+def calibrators() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield (name, maker) of the other ways to calibrate a classifier."""
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.preprocessing import StandardScaler
+
+    inner = make_pipeline(StandardScaler(), LogisticRegression())
+    for name, more in (
+        ("isotonic", {"method": "isotonic"}),
+        ("temperature", {"method": "temperature"}),
+        ("a pipeline", {"estimator": inner}),
+    ):
+        yield f"CalibratedClassifierCV({name})", _maker(CalibratedClassifierCV, more)
 
 
 def _maker(kind: Any, more: dict[str, Any] | None = None) -> Callable[[], Any]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from edgepack.convert import impute, models, steps, words
+from edgepack.convert import calibrated, impute, models, steps, words
 from edgepack.convert.forest import Tree, attributes, histogram_tree, sklearn_tree
-from edgepack.convert.graph import Graph
+from edgepack.convert.graph import Graph, mirrored
 from edgepack.errors import ConversionError
 
 ML = "ai.onnx.ml"
@@ -36,6 +36,7 @@ def converters(numbers: str = "float64") -> Converters:
     """Return the converters of our own, for numeric inputs of this element type."""
     from sklearn import ensemble, tree
     from sklearn.base import ClassifierMixin
+    from sklearn.calibration import CalibratedClassifierCV
 
     table = Converters()
     for kind in (ensemble.HistGradientBoostingClassifier, ensemble.HistGradientBoostingRegressor):
@@ -65,6 +66,9 @@ def converters(numbers: str = "float64") -> Converters:
         table.convert[model], table.shape[model] = convert, shape
         table.parse[model] = parse
     table.convert[ensemble.AdaBoostClassifier] = models.ada_boost
+    table.convert[CalibratedClassifierCV] = calibrated.convert
+    table.shape[CalibratedClassifierCV] = models.classifier_shapes
+    table.parse[CalibratedClassifierCV] = calibrated.parse
     for encoder, (convert, shape) in words.table(numbers).items():
         table.convert[encoder], table.shape[encoder] = convert, shape
     _add_boosters(table)
@@ -73,7 +77,7 @@ def converters(numbers: str = "float64") -> Converters:
 
 def _add_boosters(table: Converters) -> None:
     """Add LightGBM (our own) and XGBoost (onnxmltools') where they are loaded."""
-    from edgepack.convert.lightgbm import LightClassifier, LightRegressor
+    from edgepack.convert.lightgbm import LightClassifier, LightDecision, LightRegressor
 
     def add(kind: type, convert: Callable[..., Any], *, classified: bool) -> None:
         table.convert[kind] = convert
@@ -84,6 +88,7 @@ def _add_boosters(table: Converters) -> None:
         add(lightgbm.LGBMClassifier, _light, classified=True)
         add(lightgbm.LGBMRegressor, _light, classified=False)
         add(LightClassifier, _light, classified=True)
+        add(LightDecision, _light, classified=True)
         add(LightRegressor, _light, classified=False)
     if xgboost is not None:
         for name in ("XGBClassifier", "XGBRFClassifier"):
@@ -123,7 +128,7 @@ class _Fed:
 
 def _light(scope: Any, operator: Any, container: Any) -> None:
     """LightGBM: binary, multiclass and the regressions whose link is known."""
-    from edgepack.convert.lightgbm import trees_of
+    from edgepack.convert.lightgbm import LightDecision, trees_of
 
     model = operator.raw_operator
     graph = Graph(scope, container)
@@ -135,7 +140,9 @@ def _light(scope: Any, operator: Any, container: Any) -> None:
     if dump.get("average_output"):
         count = graph.constant([float(len(trees) // width)], np.float32)
         raw = graph.node("Div", [raw, count], version=14)
-    if objective in ("binary", "cross_entropy"):
+    if isinstance(model, LightDecision):
+        chances = raw if width > 1 else mirrored(graph, raw)
+    elif objective in ("binary", "cross_entropy"):
         slope = graph.constant([float(settings.get("sigmoid", 1.0))], np.float32)
         scaled = graph.node("Mul", [raw, slope], version=14)
         chances = _both(graph, graph.node("Sigmoid", [scaled], version=13))
@@ -360,10 +367,7 @@ def _chances(
 ) -> str:
     """Return probabilities [n, classes] of raw scores; the scores where a calibrator wants them."""
     if container.get_options(model, {"raw_scores": False}, fail=False).get("raw_scores"):
-        if width > 1:
-            return raw
-        less = graph.node("Neg", [raw], version=13)
-        return graph.node("Concat", [less, raw], version=13, axis=1)
+        return raw if width > 1 else mirrored(graph, raw)
     if width > 1:
         return graph.node("Softmax", [raw], version=13, axis=1)
     if slope != 1.0:

@@ -15,6 +15,7 @@ from edgepack.convert.normal import join_labels, normalise, retype, unflatten, u
 from edgepack.convert.words import MISSING_TEXT
 from edgepack.errors import ConversionError, DataError
 from edgepack.fitted import CLASSED, Fitted, class_text
+from edgepack.parts import parts
 from edgepack.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -258,6 +259,8 @@ def tensors_to_proto(
     elif hasattr(last, "predict_proba") and type(last) not in own.parse:
         # Not where our parser stands: options make it look at every attribute of every tree.
         options = {id(last): {"zipmap": False}}
+    elif any(type(part).__name__ == "CalibratedClassifierCV" for _, part in parts(estimator)):
+        options = {}  # parsers add to it
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

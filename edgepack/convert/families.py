@@ -12,7 +12,7 @@ from typing import Any
 
 from edgepack.convert.graph import FUNCTIONS, has_form
 from edgepack.errors import ConversionError
-from edgepack.parts import TREES, parts
+from edgepack.parts import TREES, parts, thawed
 
 Test = Callable[[Any], bool]
 
@@ -34,6 +34,13 @@ class Refusal:
 
 def _always(_estimator: Any) -> bool:
     return True
+
+
+def _last_name(estimator: Any) -> str:
+    """Return the class name of what gives the answer."""
+    inner = unwrap(thawed(estimator))
+    steps = getattr(inner, "steps", None)
+    return type(steps[-1][1] if steps else inner).__name__
 
 
 _NEIGHBOURS = "carries its training rows and answers from them"
@@ -67,17 +74,12 @@ REFUSED: dict[str, tuple[Refusal, ...]] = {
     ),
     "CalibratedClassifierCV": (
         Refusal(
-            lambda one: one.method != "sigmoid",
-            "the converter calibrates by sigmoid only",
-            'use method="sigmoid"',
-        ),
-        Refusal(
             lambda one: any(
-                type(item.estimator).__name__.startswith(("XGB", "LGBM"))
+                _last_name(item.estimator) == "QuadraticDiscriminantAnalysis"
                 for item in one.calibrated_classifiers_
             ),
-            "the converter does not look into XGBoost and LightGBM",
-            "calibrate a HistGradientBoostingClassifier, or bring the booster as it is",
+            "the converter of QuadraticDiscriminantAnalysis gives no decision function",
+            "calibrate another classifier, such as GaussianNB",
         ),
     ),
     "HashingVectorizer": (

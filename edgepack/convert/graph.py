@@ -99,3 +99,8 @@ def matrix(graph: Graph, operator: Any) -> tuple[str, bool]:
     if len(parts) == 1:
         return parts[0], double
     return graph.node("Concat", parts, version=13, axis=1), double
+
+
+def mirrored(graph: Graph, raw: str) -> str:
+    """Return [-s, s] of s [n, 1]."""
+    return graph.node("Concat", [graph.node("Neg", [raw], version=13), raw], version=13, axis=1)

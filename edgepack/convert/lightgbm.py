@@ -53,6 +53,17 @@ class LightClassifier(ClassifierMixin, _Light):  # type: ignore[misc]
         return np.asarray(self.classes_[self.predict_proba(rows).argmax(axis=1)])
 
 
+class LightDecision(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """The decision function of a LGBMClassifier, as an estimator of its own.
+
+    A calibrator asks for it, and skl2onnx's options know no such thing of LightGBM.
+    """
+
+    def __init__(self, model: Any = None) -> None:
+        self.model = model
+        self.booster_, self.classes_ = model.booster_, model.classes_
+
+
 class LightRegressor(RegressorMixin, _Light):  # type: ignore[misc]
     """A LightGBM Booster that gives values, with the methods of a fitted estimator."""
 

@@ -22,8 +22,7 @@ AROUND = {
     "SimpleImputer": "impute in rows(), or let a HistGradientBoosting model take missing values",
     "OrdinalEncoder": 'use handle_unknown="use_encoded_value", unknown_value=-1',
     "OneHotEncoder": 'use handle_unknown="ignore" and categories as text',
-    "CalibratedClassifierCV": "put what scales in front of it, not inside: make_pipeline(scaler, "
-    "CalibratedClassifierCV(model))",
+    "CalibratedClassifierCV": 'use method="sigmoid", whose curve has no steep parts',
     "StackingClassifier": "put what scales in front of it, not into its members",
     "KBinsDiscretizer": "use trees, which find their own bins",
     "RandomForestClassifier": "use HistGradientBoostingClassifier for data with missing values",

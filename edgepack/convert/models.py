@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepack.convert.graph import FUNCTIONS, Graph, apply, has_form, matrix
+from edgepack.convert.graph import FUNCTIONS, Graph, apply, has_form, matrix, mirrored
 from edgepack.errors import ConversionError
 
 INT64, DOUBLE = 7, 11
@@ -58,12 +58,12 @@ def parse_classifier(
     scope: Any, model: Any, inputs: Sequence[Any], **_custom_parsers: Any
 ) -> list[Any]:
     """Declare a classifier's two outputs: its label and its scores, no ZipMap."""
-    return _declare(scope, model, inputs, ("label", "probabilities"))
+    return declare(scope, model, inputs, ("label", "probabilities"))
 
 
 def parse_value(scope: Any, model: Any, inputs: Sequence[Any], **_custom_parsers: Any) -> list[Any]:
     """Declare the one output of a regression."""
-    return _declare(scope, model, inputs, ("variable",))
+    return declare(scope, model, inputs, ("variable",))
 
 
 def parse_vote(
@@ -72,16 +72,16 @@ def parse_vote(
     """Put the voters in front: each gives its label and its probabilities."""
     said: list[Any] = []
     for part in model.estimators_:
-        said += _inner(scope, part, inputs, custom_parsers)[:2]
-    return _declare(scope, model, said, ("label", "probabilities"))
+        said += parse_inner(scope, part, inputs, custom_parsers)[:2]
+    return declare(scope, model, said, ("label", "probabilities"))
 
 
 def parse_transformed(
     scope: Any, model: Any, inputs: Sequence[Any], custom_parsers: Any = None
 ) -> list[Any]:
     """Put the inner regression in front."""
-    said = _inner(scope, model.regressor_, inputs, custom_parsers)
-    return _declare(scope, model, said[:1], ("variable",))
+    said = parse_inner(scope, model.regressor_, inputs, custom_parsers)
+    return declare(scope, model, said[:1], ("variable",))
 
 
 def value_shapes(operator: Any) -> None:
@@ -91,7 +91,8 @@ def value_shapes(operator: Any) -> None:
     operator.outputs[0].type = DoubleTensorType([operator.inputs[0].get_first_dimension(), 1])
 
 
-def _declare(scope: Any, model: Any, inputs: Sequence[Any], names: Sequence[str]) -> list[Any]:
+def declare(scope: Any, model: Any, inputs: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    """Declare an operator of our own with these outputs, in double but for the label."""
     from skl2onnx.common.data_types import DoubleTensorType, Int64TensorType
 
     operator = scope.declare_local_operator(f"Edgepack{type(model).__name__}", model)
@@ -102,13 +103,21 @@ def _declare(scope: Any, model: Any, inputs: Sequence[Any], names: Sequence[str]
     return list(operator.outputs)
 
 
-def _inner(scope: Any, part: Any, inputs: Sequence[Any], custom_parsers: Any) -> list[Any]:
-    """Parse an estimator inside another one, without a ZipMap behind it."""
+def parse_inner(
+    scope: Any, part: Any, inputs: Sequence[Any], custom_parsers: Any, *, raw: bool = False
+) -> list[Any]:
+    """Parse an estimator inside another one, without a ZipMap behind it.
+
+    `raw` asks a classifier for its decision function instead of probabilities.
+    """
     from skl2onnx._parse import _parse_sklearn
 
     last = part.steps[-1][1] if getattr(part, "steps", None) else part
     if hasattr(last, "classes_"):
-        scope.add_options(id(last), {} if type(last).__name__ in LABELLED else {"zipmap": False})
+        asked = {"raw_scores": True} if raw else {}
+        if type(last) not in (custom_parsers or {}):  # our own never make a ZipMap
+            asked["zipmap"] = False
+        scope.add_options(id(last), {} if type(last).__name__ in LABELLED else asked)
     return list(_parse_sklearn(scope, part, list(inputs), custom_parsers=custom_parsers))
 
 
@@ -125,9 +134,10 @@ def _name(graph: Graph, operator: Any, index: str, scores: str) -> None:
     graph.node("Identity", [scores], said, version=13)
 
 
-def _best(graph: Graph, scores: str) -> str:
-    """Return the first largest of each row, as numpy's argmax; double has no ArgMax everywhere."""
-    return graph.node("ArgMax", [scores], version=13, axis=1, keepdims=0)
+def answer(graph: Graph, operator: Any, scores: str) -> None:
+    """Give scores [n, classes] as the answer; the label is the first largest, as numpy's argmax."""
+    best = graph.node("ArgMax", [scores], version=13, axis=1, keepdims=0)
+    _name(graph, operator, best, scores)
 
 
 def _decision(graph: Graph, operator: Any) -> str:
@@ -147,14 +157,18 @@ def linear_chances(scope: Any, operator: Any, container: Any) -> None:
     """LinearDiscriminantAnalysis: the decisions as probabilities."""
     graph = Graph(scope, container)
     raw = _decision(graph, operator)
-    if len(operator.raw_operator.classes_) > 2:
+    several = len(operator.raw_operator.classes_) > 2
+    asked = container.get_options(operator.raw_operator, {"raw_scores": False}, fail=False)
+    if asked.get("raw_scores"):
+        chances = raw if several else mirrored(graph, raw)
+    elif several:
         chances = graph.node("Softmax", [raw], version=13, axis=1)
     else:
         second = graph.node("Sigmoid", [raw], version=13)
         one = graph.constant([1.0], np.float64)
         both = [graph.node("Sub", [one, second], version=14), second]
         chances = graph.node("Concat", both, version=13, axis=1)
-    _name(graph, operator, _best(graph, chances), chances)
+    answer(graph, operator, chances)
 
 
 def ada_boost(scope: Any, operator: Any, container: Any) -> None:
@@ -177,13 +191,12 @@ def linear_labels(scope: Any, operator: Any, container: Any) -> None:
     graph = Graph(scope, container)
     raw = _decision(graph, operator)
     if len(model.classes_) > 2:
-        _name(graph, operator, _best(graph, raw), raw)
+        answer(graph, operator, raw)
         return
     above = graph.node("Greater", [raw, graph.constant([0.0], np.float64)], version=13)
     index = graph.node("Cast", [above], version=13, to=INT64)
     flat = graph.node("Reshape", [index, graph.constant([-1], np.int64)], version=14)
-    both = graph.node("Concat", [graph.node("Neg", [raw], version=13), raw], version=13, axis=1)
-    _name(graph, operator, flat, both)
+    _name(graph, operator, flat, mirrored(graph, raw))
 
 
 def _repeated(graph: Graph, operator: Any, row: Any, dtype: Any) -> str:
@@ -207,7 +220,7 @@ def constant_class(scope: Any, operator: Any, container: Any) -> None:
             at = int(np.flatnonzero(model.classes_ == np.ravel(model.constant)[0])[0])
         chances = np.eye(len(chances))[at]
     scores = _repeated(graph, operator, chances, np.float64)
-    _name(graph, operator, _best(graph, scores), scores)
+    answer(graph, operator, scores)
 
 
 def constant_value(scope: Any, operator: Any, container: Any) -> None:
@@ -242,7 +255,7 @@ def codes(scope: Any, operator: Any, container: Any) -> None:
         )
         total = graph.node("Add", [total, chance], version=14)
     chances = graph.node("Softmax", [total], version=13, axis=1)
-    _name(graph, operator, _best(graph, chances), chances)
+    answer(graph, operator, chances)
 
 
 def vote(scope: Any, operator: Any, container: Any) -> None:
@@ -266,7 +279,7 @@ def vote(scope: Any, operator: Any, container: Any) -> None:
         part = graph.node("Mul", [said, graph.constant([weight], np.float64)], version=14)
         total = graph.node("Add", [total, part], version=14) if total else part
     mean = graph.node("Div", [total, graph.constant([weights.sum()], np.float64)], version=14)
-    _name(graph, operator, _best(graph, mean), mean)
+    answer(graph, operator, mean)
 
 
 def transformed(scope: Any, operator: Any, container: Any) -> None:

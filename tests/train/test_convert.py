@@ -34,17 +34,8 @@ from edgepack.convert.prove import prove
 from edgepack.errors import ConversionError, DataError, ParityError
 from edgepack.fitted import Fitted, names_of
 from edgepack.recipe import Recipe
-from edgepack.tables import prepare
+from support.proving import proven
 from support.tables import table
-
-
-def proven(estimator, *, target="y", task="binary", inputs=("a", "b", "n"), frame=None, **more):
-    recipe = Recipe(Path(), "trial", task, "field", target=(target,), **more)
-    frame = prepare(recipe, table() if frame is None else frame, columns=[*inputs, target])
-    train, held = frame.iloc[:300].reset_index(drop=True), frame.iloc[300:].reset_index(drop=True)
-    estimator.fit(train[list(inputs)], train[target].to_numpy())
-    fitted = Fitted(recipe, estimator, tuple(inputs), names_of(recipe, estimator), 0, 300)
-    return prove(fitted, train, held)
 
 
 def test_a_threshold_keeps_its_side_in_float32():

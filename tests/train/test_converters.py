@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.dummy import DummyClassifier, DummyRegressor
@@ -48,29 +47,19 @@ from sklearn.preprocessing import (
     TargetEncoder,
 )
 from sklearn.semi_supervised import SelfTrainingClassifier
-from sklearn.svm import SVC, LinearSVC
+from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from edgepack.convert.feed import official_session, run_official
 from edgepack.convert.prove import prove
 from edgepack.errors import ConversionError
-from edgepack.fitted import Fitted, estimator_rows, missing_text, names_of
+from edgepack.fitted import Fitted
 from edgepack.recipe import Recipe
-from edgepack.tables import prepare
+from support.proving import proven
 from support.tables import table
 
 EXACT = 1e-12
 Voters = [("a", LogisticRegression()), ("b", DecisionTreeClassifier(random_state=0))]
-
-
-def proven(estimator, *, target="y", task="binary", inputs=("a", "b", "n"), frame=None):
-    recipe = Recipe(Path(), "trial", task, "field", target=(target,))
-    frame = prepare(recipe, table() if frame is None else frame, columns=[*inputs, target])
-    train, held = frame.iloc[:300].reset_index(drop=True), frame.iloc[300:].reset_index(drop=True)
-    rows = estimator_rows(train, inputs, missing_text(estimator))
-    estimator.fit(rows, train[target].to_numpy())
-    fitted = Fitted(recipe, estimator, tuple(inputs), names_of(recipe, estimator), 0, 300)
-    return prove(fitted, train, held)
 
 
 @pytest.mark.parametrize(
@@ -264,14 +253,6 @@ def test_an_imputer_of_a_number_that_stands_for_none():
 @pytest.mark.parametrize(
     "model",
     [
-        CalibratedClassifierCV(GradientBoostingClassifier(n_estimators=5), cv=2),
-        CalibratedClassifierCV(HistGradientBoostingClassifier(max_iter=5), cv=2),
-        CalibratedClassifierCV(DecisionTreeClassifier(max_depth=3), cv=2, ensemble=False),
-        CalibratedClassifierCV(SVC(), cv=2),
-        make_pipeline(
-            StandardScaler(),
-            CalibratedClassifierCV(GradientBoostingClassifier(n_estimators=5), cv=2),
-        ),
         StackingClassifier(Voters, cv=2),
         StackingClassifier([*Voters, ("h", HistGradientBoostingClassifier(max_iter=4))], cv=2),
         VotingClassifier(
@@ -311,13 +292,6 @@ def test_a_gaussian_process_of_classes_is_refused_by_name():
     for model in (GaussianProcessClassifier(), OneVsRestClassifier(GaussianProcessClassifier())):
         with pytest.raises(ConversionError, match="an operator that onnxruntime lacks"):
             proven(model, target="kind", task="classes", inputs=("a", "b"))
-
-
-def test_calibrated_boosters_are_refused_by_name():
-    lightgbm = pytest.importorskip("lightgbm")
-    booster = lightgbm.LGBMClassifier(n_estimators=3, n_jobs=1, verbose=-1)
-    with pytest.raises(ConversionError, match="does not look into XGBoost and LightGBM"):
-        proven(CalibratedClassifierCV(booster, cv=2))
 
 
 @pytest.mark.parametrize(
