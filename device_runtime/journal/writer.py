@@ -341,9 +341,7 @@ class Journal(Keeper):
         try:
             self.seal("shutdown")
         finally:
-            for active in self._active.values():
-                active.close()
-            self._active.clear()
+            self._leave_all()
 
     def _was_sealed(self, lane: Lane, info: SealedInfo) -> None:
         if lane == Lane.BULK and self.on_seal is not None:

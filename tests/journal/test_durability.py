@@ -190,6 +190,41 @@ def test_a_sync_that_fails_after_the_short_way_loses_nothing(strict):
     ]
 
 
+def test_after_a_group_sync_rows_wait_for_the_next_one_in_every_segment():
+    """Also in one that was begun meanwhile: a sync for each row would take the flash with it."""
+    world = World(policy=jw.policy(durability="group"))
+    journal = plain(world)
+    appended = dict.fromkeys((BULK, PRIORITY), 0)
+    for turn in range(4):
+        for lane in (BULK, BULK, PRIORITY, PRIORITY):
+            before = {lane: journal.durable_upto(lane) for lane in appended}
+            journal.append_rows(jw.single(turn), lane)
+            appended[lane] += 1
+            assert {lane: journal.durable_upto(lane) for lane in appended} == before
+        world.clock.advance(0.2)
+        journal.append_rows(jw.single(turn), BULK)
+        appended[BULK] += 1
+        assert {lane: journal.durable_upto(lane) for lane in appended} == appended
+
+
+@pytest.mark.parametrize("mode", ["each", "group", "os"])
+def test_a_journal_whose_close_failed_goes_on_in_another_segment(mode):
+    """No sequence twice, and what could not be sealed is recovered."""
+    world = World(policy=jw.policy(durability=mode))
+    journal = plain(world)
+    journal.append_rows(jw.single(0), BULK)
+    world.disk.fail_at(1, errno.EIO, times=1000, kinds=["create"])
+    with pytest.raises(JournalError):
+        journal.close()
+    world.disk.heal()
+    for start in (1, 2, 3):
+        sequence, _ = journal.append_rows(jw.single(start), BULK)
+        assert sequence == start
+    journal.close()
+    rows = {key[3]: what for key, what in world.everything().items()}
+    assert rows == {start: ("row", start) for start in range(4)}
+
+
 def test_room_made_in_advance_is_no_damage():
     """With durability `each` a file ends in zeros; they are neither rows nor torn."""
     for seed in range(40):

@@ -28,6 +28,13 @@ def test_nothing_is_lost_undeclared_on_a_disk_that_fills_up(seed):
     Play(seed, capacity=capacity, quota=80_000, reserve=16_000, strict=seed % 2 == 0).run(80)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_nothing_is_lost_undeclared_of_single_rows(seed):
+    """As above, where each row takes the shortest way."""
+    small = {"quota": 60_000, "reserve": 24_000}
+    Play(seed, **(small if seed % 2 else {}), strict=seed % 3 != 0, short=True).run(60)
+
+
 class Machine(RuleBasedStateMachine):
     """Hypothesis chooses and shrinks the schedule."""
 

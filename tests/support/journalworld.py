@@ -87,14 +87,20 @@ def rows(start, n=1, *, first_row=None, numpy=False):
 PLAIN = replace(SCHEMA, columns=SCHEMA.columns[:5])
 
 
-def single(start):
-    """One row of `PLAIN` as the checker of a small request hands it on."""
-    given = rows(start)
-    columns = given.batch.columns
+@cache
+def plain_form():
+    """The form of `PLAIN`: one for all rows, as a checker has it."""
+    columns = rows(0).batch.columns
     names = [column.name for column in PLAIN.columns]
     codes = ["" if isinstance(columns[n], Text) else columns[n].typecode for n in names]
-    texts = {name: columns[name] for name in names if isinstance(columns[name], Text)}
-    form = Form(names, codes, list(texts))
+    return Form(names, codes, [name for name in names if isinstance(columns[name], Text)])
+
+
+def single(start):
+    """One row of `PLAIN` as the checker of a small request hands it on."""
+    given, form = rows(start), plain_form()
+    columns = given.batch.columns
+    texts = {name: columns[name] for name in form.texts}
     numbers = tuple(columns[name][0] for name in form.numbers)
     words = b"".join(map(one_text, texts.values()))
     row = SingleRow(form, numbers, form.struct.pack(*numbers), texts, words)
@@ -172,6 +178,7 @@ class World:
     clock: FixedClock = field(default_factory=FixedClock)
     epoch: Epoch = field(default_factory=lambda: Epoch("ab" * 8))
     journal: Journal | None = None
+    schema: Schema = SCHEMA
 
     def __post_init__(self) -> None:
         if isinstance(self.disk, SimDisk) and not self.disk.exists(self.folder.parent):
@@ -188,7 +195,7 @@ class World:
             policy=self.policy,
             epoch=self.epoch,
         )
-        self.journal.use("flights", SCHEMA, 3, "cd" * 32)
+        self.journal.use("flights", self.schema, 3, "cd" * 32)
         return self.journal
 
     def segments(self):
