@@ -62,11 +62,11 @@ def one_row(
             return long(rows, monotonic)
         columns = batch.columns
         try:
+            form = columns.form  # type: ignore[attr-defined] # only a SingleRow has one
             k, scores, bits = answers.k, answers.scores, _ANSWERED  # type: ignore[union-attr]
             size = fixed_bytes + k * score_bytes
             if unlike is not None:
                 scores, bits, size = join((scores, unlike)), _SCORED, size + 4
-            form = columns.form  # type: ignore[attr-defined] # only a SingleRow has one
             if form is whole:
                 packed, words = columns.packed, columns.words  # type: ignore[attr-defined]
             else:

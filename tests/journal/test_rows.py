@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from array import array
 from dataclasses import replace
 
@@ -15,11 +16,15 @@ from hypothesis import strategies as st
 from device_runtime.errors import (
     JournalError,
 )
-from device_runtime.format.batch import Batch, Text
+from device_runtime.format.batch import Answers, Batch, Text
 from device_runtime.format.frames import scan
 from device_runtime.format.header import open_header
-from device_runtime.format.segment import Lane, RecordId
+from device_runtime.format.schema import Column, ModelOutput, Schema
+from device_runtime.format.segment import Lane, RecordId, Rows
+from device_runtime.journal.hot import one_row
 from device_runtime.journal.reader import FrameOpener, RowBlock, open_segment
+from device_runtime.model.check import Checker
+from device_runtime.model.rows import RawBlock
 from support import journalworld as jw
 from support.journalworld import World
 
@@ -235,13 +240,92 @@ def test_the_short_way_of_one_row_writes_what_the_long_way_writes(start, scored,
             rows = make(start)
             sequence, _ = journal.append_rows(rows if scored else rows._replace(unlike=None), BULK)
         assert sequence == 2
-        active = journal._active[BULK]
-        data = memoryview(world.disk.read(jw.FOLDER / active.name.text()))
-        opener = FrameOpener(data, active.hash, active.aead)
-        found = scan(data, open_header(data).end + 64).frames
-        contents.append([(frame[1:], opener.content(frame)) for frame in found])
-        assert (active.size, active.offset) == (len(data), 3)
+        contents.append(_contents(world))
     assert contents[0] == contents[1]
+    assert len(contents[0]) == 3
+
+
+def test_a_block_of_rows_is_not_copied_on_its_way_past_the_short_one():
+    """Scores of many classes are most of what a device holds in memory at that moment."""
+    world = World()
+    journal = world.open()
+    journal.use("flights", jw.PLAIN, 4, "ee" * 32)
+    journal.append_rows(jw.single(0), BULK)
+    held = []
+
+    def long(rows, monotonic):
+        held.append(tracemalloc.get_traced_memory()[1])
+        return 0, ""
+
+    short = one_row(journal._active[BULK], journal._encoder, world.clock, lambda *_: None, long)
+    block = jw.rows(1, 16)
+    block = block._replace(answers=replace(block.answers, scores=bytes(4 * 16 * 9000), k=9000))
+    tracemalloc.start()
+    short(block)
+    tracemalloc.stop()
+    assert held[0] < 10_000
+
+
+_VALUES = {"string": ("a", "b", "ü", "", None, "x" * 70), "bool": (True, False)}
+_MAYBE = (1.5, 0.0, -2.0, None, float("nan"))
+
+
+@st.composite
+def _plans(draw):
+    """Two bundles that differ in the order of their columns, and what is to be journaled."""
+    columns = []
+    for at in range(draw(st.integers(2, 6))):
+        dtype = draw(st.sampled_from(["string", "string", "float32", "float64", "int16", "bool"]))
+        shape = (2,) if dtype != "string" and draw(st.integers(0, 7)) == 0 else ()
+        journal = draw(st.sampled_from(["keep"] * 16 + ["drop", "drop", "hash"]))
+        columns.append(Column(f"c{at}", "input", dtype, missing=True, shape=shape, journal=journal))
+    other = draw(st.permutations(columns))
+    more = draw(st.sampled_from([(), (Column("more", "input", "string"),)]))
+    kept = (*draw(st.sampled_from([columns, other])), *more)
+    output = ModelOutput(("x", "y", "z"), "p", "l")
+    return [Schema("classes", tuple(part), (), output) for part in (columns, other, kept)]
+
+
+@given(_plans(), st.data())
+@settings(max_examples=150, deadline=None)
+def test_a_checked_row_is_journaled_as_its_columns_are(plans, data):
+    """Of one bundle after another, complete or not, answered or not: the same frames."""
+    *given_plans, kept = plans
+    checkers = [Checker(plan) for plan in given_plans]
+    worlds = [World(), World()]
+    for world in worlds:
+        world.open().use("flights", kept, 4, "ee" * 32)
+    for _ in range(8):
+        checker = checkers[data.draw(st.sampled_from((0, 0, 1)))]
+        columns = {}
+        for column in checker.schema.given:
+            value = st.sampled_from(_VALUES.get(column.dtype, _MAYBE))
+            if column.dtype == "int16":
+                value = st.integers(-5, 5)
+            if data.draw(st.integers(0, 15)):
+                columns[column.name] = [
+                    data.draw(st.tuples(value, value) if column.shape else value)
+                ]
+        batch = checker.check(RawBlock(1, columns, data.draw(st.sampled_from((-1, 7))))).whole
+        k = data.draw(st.sampled_from((3, 3, 3, 3, 3, 0)))
+        answers = Answers(1, array("h", [1]), array("f", [0.25] * k) if k else None, k)
+        unlike = data.draw(st.sampled_from((None, array("f", [0.5]))))
+        rows = Rows(batch, answers, array("H", [2]), unlike, 7)
+        named = Batch(1, {name: batch.columns[name] for name in batch.columns}, batch.first_row)
+        done = worlds[0].journal.append_rows(rows, BULK)
+        assert done[0] == worlds[1].journal.append_rows(rows._replace(batch=named), BULK)[0]
+    first, second = map(_contents, worlds)
+    assert first == second
+
+
+def _contents(world):
+    """Return the frames of the open segment: what is in front of each, and what is in it."""
+    active = world.journal._active[BULK]
+    data = memoryview(world.disk.read(jw.FOLDER / active.name.text()))
+    opener = FrameOpener(data, active.hash, active.aead)
+    found = scan(data, open_header(data).end + 64).frames
+    assert (active.size, active.offset) == (len(data), len(found))
+    return [(frame[1:], opener.content(frame)) for frame in found]
 
 
 def test_a_row_that_the_short_way_leaves_alone_is_kept_whole():
