@@ -144,17 +144,18 @@ class Keeper:
             self._shelf.drop(active.name)
             return
         try:
-            info = self._sealed_form(active, reason)
-        except OSError as error:
-            if error.errno not in FULL or not (self._reserve.release() or self._make_room(active)):
-                self._give_up(lane, active)
-                raise
             try:
                 info = self._sealed_form(active, reason)
-            except OSError:
-                self._give_up(lane, active)
-                raise
-        self._leave(lane, active)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                if not (self._reserve.release() or self._make_room(active)):
+                    raise
+                info = self._sealed_form(active, reason)
+            self._leave(lane, active)
+        except BaseException:  # an interrupt too: no row may go into a file that is gone
+            self._give_up(lane, active)
+            raise
         self._durable[lane] = self._next[lane]
         if info.last + 1 < self._next[lane]:
             self._doubt(active, info.last + 1)
@@ -185,18 +186,18 @@ class Keeper:
         return salvage(shelf, name, file, identity=identity, previous=previous, reason=reason)
 
     def _leave(self, lane: Lane, active: Active) -> None:
+        if self._active.get(lane) is active:
+            self._next[lane] = active.next  # first: an interrupt must not give a sequence twice
+            self._hot[lane] = None
+            del self._active[lane]
         active.close()
         if active.name in self._shelf.sizes:
             self._shelf.put(active.name, active.size)
-        if self._active.get(lane) is active:
-            del self._active[lane]
-            self._hot[lane] = None
-            self._next[lane] = active.next
 
     def _leave_all(self) -> None:
         for lane, active in list(self._active.items()):
-            self._leave(lane, active)
             self._recovered = False
+            self._leave(lane, active)
 
     def _give_up(self, lane: Lane, active: Active) -> None:
         """A segment that cannot be sealed: a sound one stays open, others are left to recovery.

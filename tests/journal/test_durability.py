@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 
 import pytest
 
@@ -280,6 +281,58 @@ def test_an_interrupt_inside_an_append_gives_no_sequence_twice(short, written):
     assert found[0] == ("row", 0)
     assert found[2] == ("row", 2)
     assert set(found) == ({0, 1, 2} if written else {0, 2})
+
+
+@pytest.mark.parametrize("what", ["append", "seal"])
+def test_an_interrupt_at_any_line_loses_nothing_that_comes_after_it(what):
+    """Whoever catches Ctrl-C and goes on has every row that is answered from then on, once."""
+    line = 1
+    while interrupted_at(line, what):
+        line += 1
+    assert line > 20
+
+
+def interrupted_at(line, what):
+    """Interrupt one call at a line of the journal's code, and go on; whether it came so far."""
+    world = World()
+    journal = plain(world)
+    answered = {}
+
+    def append():
+        start = len(answered)
+        sequence, prefix = journal.append_rows(jw.single(start), BULK)
+        answered[sequence] = (prefix.split("/")[2], start)
+        assert len(answered) == start + 1, "a sequence twice"
+
+    def trace(frame, event, _):
+        nonlocal line
+        if "/device_runtime/journal/" not in frame.f_code.co_filename:
+            return None
+        line -= event == "line"
+        if line == 0:
+            line = -1
+            raise KeyboardInterrupt
+        return trace
+
+    append()
+    append()
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        append() if what == "append" else journal.seal("sync")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    append()
+    append()
+    journal.close()
+    found = {(key[3], key[2]): value for key, value in world.everything().items()}
+    for sequence, (uid, start) in answered.items():
+        assert found[sequence, uid] == ("row", start)
+    rows = [sequence for (sequence, _), value in found.items() if value[0] == "row"]
+    assert len(rows) == len(set(rows)), "a sequence twice"
+    return line < 0
 
 
 def test_a_wall_clock_that_jumps_is_on_record_whatever_the_policy():
