@@ -69,12 +69,12 @@ def expect(value: Any, name: str, version: int) -> None:
 
     Raises:
         UnsupportedVersionError: Of another version.
-        FormatError: Of another format, or no object.
+        FormatError: Of another format, without a version, or no object.
     """
-    if not isinstance(value, dict) or value.get("format") != name:
+    if not isinstance(value, dict) or value.get("format") != name or "version" not in value:
         raise FormatError(f"this is no {name}")
-    if value.get("version") != version:
-        raise UnsupportedVersionError(f"the {name} has version {value.get('version')}")
+    if value["version"] != version:
+        raise UnsupportedVersionError(f"the {name} has version {value['version']}")
 
 
 def _check_depth(raw: bytes, what: str) -> None:

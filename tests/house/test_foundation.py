@@ -20,7 +20,7 @@ from device_runtime.errors import (
     TooLargeError,
     UndecryptableError,
 )
-from device_runtime.format import canonical, manifest, schema
+from device_runtime.format import canonical, manifest, schema, sketch
 from device_runtime.format.batch import MISSING_CODE, Text, flag_text
 
 JSON = st.recursive(
@@ -197,6 +197,30 @@ def test_a_policy_reads_back_and_unknown_fields_are_refused():
     ):
         with pytest.raises(FormatError):
             policy.from_json(wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("manifest", manifest.from_json),
+        ("policy", policy.from_json),
+        ("profile", sketch.from_json),
+        ("schema", schema.from_json),
+        ("sketch", sketch.Sketch.from_json),
+    ],
+)
+def test_only_what_names_another_version_is_said_to_need_an_update(name, read):
+    """Who is told to update a program for a damaged file does so in vain."""
+    mine = {"format": f"edgepack-{name}"}
+    for wrong in (None, [], "x", {}, {"version": 1}, {"format": "edgepack-x", "version": 9}, mine):
+        with pytest.raises(FormatError) as found:
+            read(wrong)
+        assert found.value.code == "format.invalid"
+    with pytest.raises(FormatError) as found:
+        read({**mine, "version": 9})
+    assert found.value.code == "format.version"
+    assert name in found.value.what
+    assert "9" in found.value.what
 
 
 def test_every_field_of_a_policy_stands_in_the_document():
