@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import lzma
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 from device_runtime import policy as policies
+from device_runtime.errors import UsageError
 from device_runtime.format import canonical
 from device_runtime.trust import quorum
 from device_runtime.trust.source import Source
 from edgepack.errors import ClockError, KeyringError
 from edgepack.keys import roles
-from edgepack.keys.ring import Ring
 from edgepack.registry import Registry
 from edgepack.taught import check_taught
 
@@ -82,14 +83,31 @@ def _lint_leap(now: int, latest: int, force_time: bool) -> None:
         )
 
 
-def lint_policy(ring: Ring, source: Source) -> None:
-    """Refuse a policy that still names keys which were rotated since it was built."""
+def lint_policy(ws: Any, device_class: str, source: Source) -> None:
+    """Refuse a policy that is not what its class says now: devices would take it for the newest.
+
+    Raises:
+        KeyringError: It names keys that were rotated since.
+        UsageError: The class was changed since.
+    """
+    again = "edgepack build, then sign what it makes"
     for said in _said(source, "policy.json"):
-        policy = policies.from_json(said)
-        if (policy.recipients, policy.ack_keys) != roles.named_in_policy(ring.public()):
+        policy, now = policies.from_json(said), roles.class_policy(ws, device_class)
+        other = [
+            item.name
+            for item in fields(policies.Policy)
+            if getattr(policy, item.name) != getattr(now, item.name)
+        ]
+        if {"recipients", "ack_keys"} & set(other):
             raise KeyringError(
                 "keys were rotated after this bundle was built: its policy names the old ones",
-                next="edgepack build, then sign what it makes",
+                next=again,
+            )
+        if other:
+            raise UsageError(
+                f"class {device_class} was changed after this bundle was built: {', '.join(other)}",
+                why="its policy would undo that of newer kits",
+                next=again,
             )
 
 

@@ -105,8 +105,8 @@ def sign_file(ws: Any, ring: Ring, file: Path, *, clock: Clock, force_time: bool
         FormatError: Not a file that can be signed.
         ClockError: The time does not fit.
         EvidenceError: A device that taught it is marked as compromised since.
-        KeyringError: Roots or keys are missing.
-        UsageError: Another bundle of that version is signed already.
+        KeyringError: Roots or keys are missing, or keys were rotated since it was built.
+        UsageError: Another bundle of that version is signed already; its class was changed since.
     """
     disk: Disk = ws.disk
     root = roles.newest_root(ws)
@@ -131,6 +131,8 @@ def sign_file(ws: Any, ring: Ring, file: Path, *, clock: Clock, force_time: bool
             missing = keyids["release"]
         document = quorum.read_document(metadata["targets.json"], "targets.json", "targets")
         said = read_targets(document.signed)
+        if complete:  # a kit that was written while it travelled knows nothing of this bundle
+            lint_policy(ws, said.device_class, source)
         _only_one(registry, said.name, said.version, document.digest)
         suffix = "edgepack" if complete else "half"
         path = ws.out / f"{said.name}-{said.version}.{suffix}"
@@ -173,6 +175,7 @@ def _adopt(ws: Any, registry: Registry, source: Source, file: Path, clock: Clock
     said = read_targets(quorum.read_document(data, "targets.json", "targets").signed)
     if any(row.version == said.version for row in registry.bundles(said.name)):
         raise UsageError(f"{said.name} {said.version} is signed already")
+    lint_policy(ws, said.device_class, source)
     bundle = _verified(ws, file, said.device_class)
     path = ws.out / f"{said.name}-{said.version}.edgepack"
     names = source.index.names("metadata")
@@ -192,7 +195,7 @@ def _fresh(
     facts = quorum.root_facts(root)
     expires = now + said.expiry_days * DAY
     lint_time(now, expires, facts, last_signed(registry, facts, said.name), force_time)
-    lint_policy(ring, source)
+    lint_policy(ws, said.device_class, source)
     lint_lineage(registry, said.name, source)
     files = {name: _digest(source, name) for name in source.index.names("payload")}
     if oms.FILE in files:

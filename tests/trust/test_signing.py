@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import lzma
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,3 +131,70 @@ def test_a_policy_with_rotated_keys_is_not_signed(base: Base, role: str, packed:
     base.rotate(role)
     with pytest.raises(KeyringError, match="after this bundle was built"):
         sign.sign_file(base.ws, base.ring, file, clock=base.clock)
+
+
+def _with_policy(base: Base, **kwargs: Any) -> Path:
+    policy = canonical.encode(policies.to_json(roles.class_policy(base.ws, "field")))
+    return base.build(extra={"policy.json": policy}, **kwargs)
+
+
+def _change_class(base: Base, line: str) -> None:
+    config = base.ws.root / "edgepack.toml"
+    config.write_text(config.read_text().replace("[class.field]", f"[class.field]\n{line}"))
+
+
+@pytest.mark.parametrize(
+    "line", ["fresh_days = 61", 'log_mode = "sketch"', "control_flow = true", 'notify = "x"']
+)
+def test_a_policy_from_before_its_class_was_changed_is_not_signed(base: Base, line: str) -> None:
+    """It would undo the policy of every kit that was written in between."""
+    file = _with_policy(base)
+    _change_class(base, line)
+    field = line.split(" =", maxsplit=1)[0]
+    with pytest.raises(UsageError, match=f"class field .* after this .* built: {field}$") as caught:
+        sign.sign_file(base.ws, base.ring, file, clock=base.clock)
+    assert caught.value.next == "edgepack build, then sign what it makes"
+    done = sign.sign_file(base.ws, base.ring, _with_policy(base), clock=base.clock)
+    assert (done.complete, done.version) == (True, 1)  # the refused one used no version up
+
+
+def test_a_policy_of_an_older_edgepack_that_lacks_a_default_is_the_same_policy(base: Base) -> None:
+    said = policies.to_json(roles.class_policy(base.ws, "field"))
+    assert said.pop("psi_cold") == 0.25
+    file = base.build(extra={"policy.json": canonical.encode(said)})
+    assert sign.sign_file(base.ws, base.ring, file, clock=base.clock).complete
+
+
+def test_a_policy_that_was_changed_while_a_half_signed_bundle_travelled_is_not_completed(
+    base: Base, tmp_path: Path
+) -> None:
+    """The floor of a kit that was written meanwhile knows nothing of this bundle."""
+    other = split(base, tmp_path)
+    half = sign.sign_file(base.ws, base.ring, _with_policy(base), clock=base.clock)
+    finish = partial(ceremony.sign_half, clock=base.clock, force_time=False)
+    came = finish(other.ws, other.ring, half.path).path
+    before = (base.ws.root / "edgepack.toml").read_text()
+    _change_class(base, "threads = 2")
+    with pytest.raises(UsageError, match="after this bundle was built: threads"):
+        finish(base.ws, base.ring, came)
+    assert half.path.exists()
+    assert not half.path.with_suffix(".edgepack").exists()
+    (base.ws.root / "edgepack.toml").write_text(before)
+    assert finish(base.ws, base.ring, came).complete
+
+
+def test_a_bundle_of_an_older_policy_is_not_taken_over_from_another_custodian(
+    base: Base, tmp_path: Path
+) -> None:
+    other = split(base, tmp_path)
+    release = next(base.ws.keys.glob("release-*.key"))
+    shutil.move(release, other.ws.keys / release.name)
+    base.__dict__.pop("ring", None)
+    half = sign.sign_file(base.ws, base.ring, _with_policy(base), clock=base.clock)
+    finish = partial(ceremony.sign_half, clock=base.clock, force_time=False)
+    done = finish(other.ws, other.ring, half.path)
+    assert done.complete
+    _change_class(base, "threads = 2")
+    with pytest.raises(UsageError, match="after this bundle was built: threads"):
+        finish(base.ws, base.ring, done.path)
+    assert not (base.ws.out / f"{NAME}-1.edgepack").exists()
