@@ -116,7 +116,7 @@ def sign_file(ws: Any, ring: Ring, file: Path, *, clock: Clock, force_time: bool
         if UNSIGNED in source.index.entries:
             targets, extra = _fresh(ws, ring, registry, source, roles.seconds(clock), force_time)
         elif TARGETS in source.index.entries:
-            targets, extra = _half(ws, source, roles.seconds(clock), force_time)
+            targets, extra = _half(ws, registry, source, roles.seconds(clock), force_time)
         else:
             raise UsageError(f"{file} is neither an unsigned nor a half-signed bundle")
         keyids = roles.root_keyids(root)
@@ -169,14 +169,15 @@ def _adopt(ws: Any, registry: Registry, source: Source, file: Path, clock: Clock
     """Take over a bundle that another custodian completed: verified, into `out/` and the registry.
 
     Raises:
-        UsageError: It is known here.
+        EvidenceError, KeyringError, UsageError: As `sign_file`; or it is known here.
     """
     data = source.small(TARGETS, quorum.MAX_DOCUMENT)
     said = read_targets(quorum.read_document(data, "targets.json", "targets").signed)
     if any(row.version == said.version for row in registry.bundles(said.name)):
         raise UsageError(f"{said.name} {said.version} is signed already")
-    lint_policy(ws, said.device_class, source)
     bundle = _verified(ws, file, said.device_class)
+    lint_policy(ws, said.device_class, source)
+    lint_lineage(registry, said.name, source)
     path = ws.out / f"{said.name}-{said.version}.edgepack"
     names = source.index.names("metadata")
     metadata = {name: source.small(f"metadata/{name}", quorum.MAX_DOCUMENT) for name in names}
@@ -230,7 +231,7 @@ def _fresh(
 
 
 def _half(
-    ws: Any, source: Source, now: int, force_time: bool
+    ws: Any, registry: Registry, source: Source, now: int, force_time: bool
 ) -> tuple[Metadata[Targets], dict[str, bytes]]:
     """Take over what other custodians signed, after checking that it is what it says."""
     data = source.small(TARGETS, quorum.MAX_DOCUMENT)
@@ -249,6 +250,7 @@ def _half(
         raise ClockError(
             f"the half-signed bundle was issued {days(now - said.issued)} by this machine's clock"
         )
+    lint_lineage(registry, said.name, source)  # a device may be compromised since it was drawn
     return Metadata[Targets].from_bytes(data), {}
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from device_runtime.errors import EdgepackError, FormatError, UsageError, VerificationError
+from device_runtime.format import canonical
 from device_runtime.policy import Policy
 from device_runtime.trust.token import read_token
-from edgepack.errors import ClockError
+from edgepack.errors import ClockError, EvidenceError
 from edgepack.keys import ceremony, roles, sign
+from edgepack.records import DeviceRow
 from edgepack.registry import Registry
 from support.attacks import split
 from support.trustsim import DAY, NAME, Base, pack, unpack
@@ -232,3 +234,49 @@ def test_a_version_that_was_half_signed_here_is_not_drawn_here(base: Base, tmp_p
         half = base.publish()
     finish(other, half)
     assert other.publish().name == "pump-4.half"
+
+
+def test_a_model_that_became_void_while_it_travelled_is_not_completed(
+    base: Base, tmp_path: Path
+) -> None:
+    other, half = split(base, tmp_path), _taught(base)
+    second = finish(other, half)  # this machine knows no devices
+    _compromise(base, since=7)
+    for file in (half, second.path):
+        with pytest.raises(EvidenceError, match="press-1 taught this model of pump"):
+            finish(base, file)
+    assert not half.with_suffix(".edgepack").exists()
+    _compromise(base, since=8)  # what it had given by then stays good
+    assert finish(base, second.path).complete
+
+
+def test_a_void_model_that_another_custodian_completed_is_not_taken_over(
+    base: Base, tmp_path: Path
+) -> None:
+    other = split(base, tmp_path)
+    release = next(base.ws.keys.glob("release-*.key"))
+    shutil.move(release, other.ws.keys / release.name)
+    base.__dict__.pop("ring", None)
+    done = finish(other, _taught(base))
+    assert done.complete
+    _compromise(base, since=7)
+    with pytest.raises(EvidenceError, match="press-1 taught this model of pump"):
+        finish(base, done.path)
+    assert not (base.ws.out / "pump-1.edgepack").exists()
+
+
+DEVICE = "d" * 32
+
+
+def _taught(base: Base) -> Path:
+    """A half-signed bundle whose model learned from import 7 of press-1, and before."""
+    story = {"returned": {"serial": 7, "devices": {DEVICE: 100}, "left_out": {}}}
+    return base.publish(extra={"lineage.json": canonical.encode(story)})
+
+
+def _compromise(base: Base, since: int) -> None:
+    row = DeviceRow(
+        DEVICE, "press-1", "field", NAME, "kit", "compromised", b"", b"", "words", 0, 0, since
+    )
+    with Registry.open(base.ws.registry) as registry:
+        registry.put_device(row)
