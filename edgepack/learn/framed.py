@@ -83,15 +83,16 @@ class Frames:
     def parted(self, learn: Array, window: Window, how: str) -> Framed:
         """Part them: who teaches, and who judges."""
         extra = pd.DataFrame()
+        clustered: tuple[str, ...] = ()
         if self.recipe.copy_new_classes:
-            extra = spread_new_classes(
+            extra, clustered = spread_new_classes(
                 self.view, self.found.labels, self.schema, self.recipe, self.data, learn,
                 until=window.begin, upto=self.upto,
             )  # fmt: skip
         train = pd.concat([self.data.rows(learn), extra], ignore_index=True)
         held = self.data.returned[window.judge].reset_index(drop=True)
         split = Split(train, held, how)
-        return Framed(self.recipe, self.data, split, self.device[window.judge], extra)
+        return Framed(self.recipe, self.data, split, self.device[window.judge], extra, clustered)
 
 
 def gather(
@@ -129,6 +130,7 @@ class Framed:
         split: Challenger's training rows, and the rows to judge by.
         held_device: Device of each row to judge by.
         spread: Rows that got a label from their cluster (`copy_new_classes`); among `split.train`.
+        clustered: Devices whose rows the clusters were made of; none where no label spread.
     """
 
     recipe: Recipe
@@ -136,6 +138,7 @@ class Framed:
     split: Split
     held_device: Array
     spread: pd.DataFrame
+    clustered: tuple[str, ...]
 
     @property
     def held(self) -> pd.DataFrame:

@@ -40,8 +40,11 @@ def spread_new_classes(
     *,
     until: int,
     upto: int,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Return unlabelled rows before the window that lie in a cluster of one new class.
+
+    With them goes every device whose rows or labels had a part in what they are taken for: all
+    that were clustered, as each row moves the centres.
 
     Args:
         view: Returned rows.
@@ -53,7 +56,7 @@ def spread_new_classes(
         until: Rows from this place in the order of labelled ones on are left alone.
         upto: Imports after this serial are left alone.
     """
-    nothing = data.original.iloc[:0]
+    nothing = data.original.iloc[:0], ()
     if recipe.task != "classes" or not labels.new_classes or not learn.any():
         return nothing
     rows = _rows(view, labels, schema, upto)
@@ -80,7 +83,8 @@ def spread_new_classes(
     picked = rows.take(pa.array(chosen))
     place = picked.schema.get_field_index("_truth")
     picked = picked.set_column(place, "_truth", pa.array(word[chosen].tolist(), pa.string()))
-    return as_frame(recipe, schema, picked, data.original)
+    devices = sorted(map(str, rows.column("_device").unique().to_pylist()))
+    return as_frame(recipe, schema, picked, data.original), tuple(devices)
 
 
 def _rows(view: View, labels: Labels, schema: Schema, upto: int) -> pa.Table:

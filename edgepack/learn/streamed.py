@@ -219,6 +219,11 @@ class Streamed:
         """No row takes its label from a cluster here."""
         return []
 
+    @property
+    def clustered(self) -> tuple[str, ...]:
+        """There are no clusters."""
+        return ()
+
     def measure(self, onnxruntime: str) -> Measured:
         """Fit the challenger, prove it, and let it answer the rows to judge by."""
         sample = Thinned(self._recipe.time)

@@ -41,6 +41,7 @@ class Rows(Protocol):
         held: Rows to judge by.
         held_device: Device of each.
         spread: Rows that got a label from their cluster.
+        clustered: Devices whose rows such clusters were made of.
     """
 
     @property
@@ -49,6 +50,8 @@ class Rows(Protocol):
     def held_device(self) -> Array: ...  # noqa: D102
     @property
     def spread(self) -> Sized: ...  # noqa: D102
+    @property
+    def clustered(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def measure(self, onnxruntime: str) -> Measured:
         """Fit the challenger, prove it, and let it answer the rows to judge by."""
@@ -192,10 +195,14 @@ class Trial:
         }
 
     def _by_whom(self) -> dict[str, Any]:
-        """Return what `taught` asks for: it says whether these devices are still trusted."""
+        """Return what `taught` asks for: it says whether these devices are still trusted.
+
+        A device of 0 rows had a part in how labels spread to rows of others.
+        """
+        counted = _by_device(self.device, self.learn | self.window.judge)
         return {
             "serial": self.serial,
-            "devices": _by_device(self.device, self.learn | self.window.judge),
+            "devices": {**dict.fromkeys(self.rows.clustered, 0), **counted},
             "left_out": dict(self.left_out),
         }
 

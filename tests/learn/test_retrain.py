@@ -352,6 +352,40 @@ def test_a_new_class_spreads_within_its_cluster_only_when_asked(tmp_path) -> Non
     assert "broken" in find_candidate(world.ws, "pump", facts["candidate"]).schema.output.names
 
 
+@pytest.mark.parametrize("giver", [False, True])
+def test_whoever_shaped_the_clusters_that_labels_spread_in_taught_the_model(
+    tmp_path, giver: bool
+) -> None:
+    """A label spreads to rows of other devices; and rows without a label say where clusters lie."""
+    rows = nature(30, 2000, 1, new=True)
+    rows = rows[rows["worn"] != "broken"]
+    world = World(tmp_path, task="classes", more="copy_new_classes = true", frame=rows)
+    world.train()
+    honest, thief = world.device("press-1"), world.device("press-2")
+    frame = nature(40, 3000, 2, first=30, new=True)
+    mixed = frame.sample(frac=1, random_state=0)
+    labelled, bare = (part.sort_values("taken") for part in (mixed[:500], mixed[500:]))
+    honest.label(honest.predict(labelled), labelled["worn"].tolist())
+    if giver:  # the same rows come from the other one, too: none of them is counted as his
+        thief.label(thief.predict(labelled), labelled["worn"].tolist())
+        honest.predict(bare)
+    else:
+        thief.predict(bare)
+    thief.come_home()
+    honest.come_home()
+    world.catch_up()
+    proposal = retrain(world.ws, world.registry, "pump", world.clock)
+    assert proposal.facts["rows"]["spread"] > 20
+    story = find_candidate(world.ws, "pump", proposal.candidate).json("lineage.json")
+    counts = story["returned"]["devices"]
+    assert counts == {honest.identity.public.id: 500, thief.identity.public.id: 0}
+    accept_newest(world.ws, world.registry, "pump")
+    taken = replace(world.registry.device("press-2"), state="compromised", since=0)
+    world.registry.put_device(taken)
+    with pytest.raises(EvidenceError, match="press-2 taught this model of pump"):
+        build(world.ws, find_candidate(world.ws, "pump"))
+
+
 STREAMED = """
 from sklearn.compose import make_column_transformer
 from sklearn.linear_model import SGDClassifier
