@@ -30,7 +30,8 @@ from edgepack.learn.window import Window
 from edgepack.recipe import Recipe
 from edgepack.store.labels import Labels
 from edgepack.store.view import View
-from edgepack.tables import batches
+from edgepack.tables import batches, inputs_of
+from edgepack.train.engines import check_stream
 from edgepack.train.fit import Split
 
 if TYPE_CHECKING:
@@ -120,7 +121,14 @@ class Places:
         return self.place // _SEQUENCES
 
     def parted(self, learn: Array, window: Window, how: str) -> Streamed:
-        """Part them: who teaches, and who judges."""
+        """Part them: who teaches, and who judges.
+
+        Raises:
+            DataError: More rows will be learned from than the model can hold.
+        """
+        recipe = self.source.recipe
+        most = int((learn | window.judge if recipe.refit else learn).sum())
+        check_stream(recipe, self.originals + most, len(inputs_of(recipe, self.source.head)))
         held = Thinned()
         for frame in self.source.at(np.sort(self.place[window.judge])):
             held.add(frame)

@@ -124,6 +124,7 @@ class Trial:
         Raises:
             EvidenceError: Too little.
             RecipeError: The recipe asks for what its engine cannot do.
+            DataError: More rows than memory holds.
         """
         view = View(ws, registry, recipe.name)
         files = newest_number(ws, recipe.name) if upto is None else upto[1]

@@ -28,7 +28,7 @@ from edgepack.packing.build import build
 from edgepack.records import DeviceRow
 from edgepack.store.labels import collect
 from edgepack.store.upkeep import compact
-from support.learnworld import World, nature
+from support.learnworld import TOML, World, nature
 
 DAY = 86_400_000_000
 
@@ -432,6 +432,38 @@ def test_a_streamed_recipe_is_retrained_in_constant_memory(tmp_path, monkeypatch
     world.catch_up()
     for version in (1, 2):
         assert again(world.ws, world.registry, "pump", version).version == version
+
+
+BOOSTED = """
+from xgboost import XGBClassifier
+
+
+def model(seed):
+    return XGBClassifier(n_estimators=5, n_jobs=1, random_state=seed)
+"""
+
+
+def test_xgboost_refuses_what_memory_does_not_hold_before_a_value_is_laid_down(
+    tmp_path, monkeypatch
+) -> None:
+    pytest.importorskip("xgboost")
+    stream = '[training]\nengine = "stream"\nbatch_rows = 500'
+    toml = TOML.replace('"site", ', "")
+    numbered = nature(30, 1000, 1).assign(worn=lambda f: f["worn"].astype(int))
+    world = World(tmp_path, toml=toml, more=stream, code=BOOSTED, frame=numbered)
+    world.train()
+    frame = nature(40, 900, 2, first=30)
+    world.device().label(world.device().predict(frame), frame["worn"].astype(int).tolist())
+    world.device().come_home()
+    world.catch_up()
+    recipe = world.ws.recipes / "pump" / "bundle.toml"
+    monkeypatch.setattr("edgepack.train.external._lay_down", None)
+    monkeypatch.setattr("edgepack.learn.streamed.Source.at", None)  # nor are rows read once more
+    whole = recipe.read_text() + '\nmemory = "400 MB"\n'
+    for refit, rows in (("true", "1,900"), ("false", "1,6..")):
+        recipe.write_text(f"{whole}refit = {refit}\n")
+        with pytest.raises(DataError, match=f"over {rows} rows x 3 columns from external memory"):
+            retrain(world.ws, world.registry, "pump", world.clock)
 
 
 def test_what_cannot_be_trained_again_is_said(returned: World) -> None:
