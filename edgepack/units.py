@@ -19,7 +19,7 @@ def size(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", value)
+    found = re.fullmatch(r"\s*([0-9]{1,20}|[0-9]{0,20}\.[0-9]{1,20})\s*([A-Za-z]*)\s*", value)
     if not found or found[2].upper() not in _UNITS:
         message = f"{value!r} is not a size such as 512 MiB"
         raise ValueError(message)

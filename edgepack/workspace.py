@@ -8,21 +8,17 @@ from __future__ import annotations
 import getpass
 import os
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from device_runtime.disk import Disk, RealDisk, lock, write_durable
-from device_runtime.errors import FormatError, UsageError
-from device_runtime.format.manifest import NAME
-from device_runtime.policy import Policy, from_json, to_json
+from device_runtime.errors import UsageError
+from device_runtime.policy import Policy
+from edgepack.classes import DeviceClass, read_classes
 from edgepack.errors import KeyringError, WorkspaceError
-from edgepack.units import size
 
-LEAST_ROOM = 1 << 20  # what a journal needs beside its reserve
 FILE = "edgepack.toml"
 FOLDERS: tuple[str, ...] = (
     "bundles",
@@ -40,10 +36,6 @@ FOLDERS: tuple[str, ...] = (
 ENVIRONMENT = "EDGEPACK_PASSPHRASE"
 NEW_ENVIRONMENT = "EDGEPACK_NEW_PASSPHRASE"
 
-# What a class says about its machines beside the policy: for wheels and for the opset.
-_MACHINE = {"arch": "x86_64", "python": "3.11", "onnxruntime": "1.20"}
-_FROM_KEYS = ("device_class", "recipients", "ack_keys")  # never typed by hand
-
 TEMPLATE = """\
 # The root of an edgepack workspace. `edgepack --help` lists what can be done here.
 format = 1
@@ -58,25 +50,6 @@ clock_trusted = false           # nobody sets their clocks
 durability = "group"            # each | group | os
 quota_bytes = "2 GiB"           # room for the journal
 """
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceClass:
-    """One `[class.NAME]`.
-
-    Attributes:
-        name: Its name.
-        policy: What its devices accept; recipients and ack keys are filled in by the key ring.
-        arch: Machine as `uname -m` prints it.
-        python: Version of Python on the devices.
-        onnxruntime: Oldest onnxruntime on the devices.
-    """
-
-    name: str
-    policy: Policy
-    arch: str
-    python: str
-    onnxruntime: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,57 +297,3 @@ def check_out(file: Path) -> None:
     """
     if file.is_dir() or not file.parent.is_dir():
         raise UsageError(f"{file} cannot be a file", next="name a file in a folder that is there")
-
-
-def read_classes(path: Path) -> dict[str, DeviceClass]:
-    """Read the `[class.NAME]` tables of edgepack.toml; every mistake is named.
-
-    Raises:
-        WorkspaceError: It is not TOML, has unknown fields, or fields of the wrong type.
-    """
-    try:
-        value = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise WorkspaceError(f"{path} is not valid TOML: {error}", next="correct it") from None
-    mistakes = [f"unknown key {key}" for key in value if key not in ("format", "class")]
-    if value.get("format") != 1:
-        mistakes.append("format must be 1")
-    tables = value.get("class", {})
-    if not isinstance(tables, dict) or not tables:
-        mistakes.append("there must be at least one [class.NAME]")
-        tables = {}
-    classes = {}
-    for name, table in tables.items():
-        try:
-            classes[name] = _class(name, table)
-        except (FormatError, ValueError) as error:
-            mistakes.append(f"[class.{name}] {str(error).removeprefix('policy.json: ')}")
-    if mistakes:
-        raise WorkspaceError(f"{path}: {'; '.join(mistakes)}", next="correct it")
-    return classes
-
-
-def _class(name: str, table: Any) -> DeviceClass:
-    if not NAME.fullmatch(name) or not isinstance(table, dict):
-        message = "is not a table with a name of lower case letters, digits and hyphens"
-        raise ValueError(message)
-    known = {item.name for item in fields(Policy)} - set(_FROM_KEYS)
-    unknown = sorted(set(table) - known - set(_MACHINE))
-    if unknown:
-        message = f"has unknown fields: {', '.join(unknown)}"
-        raise ValueError(message)
-    machine = {key: table.get(key, default) for key, default in _MACHINE.items()}
-    for key, item in machine.items():
-        if not isinstance(item, str):
-            raise FormatError(f"{key} must be a text")
-    given = {key: size(item) if key.endswith("_bytes") else item for key, item in table.items()}
-    value = to_json(Policy(name))
-    value.update((key, item) for key, item in given.items() if key in known)
-    policy = from_json(value)
-    if policy.quota_bytes - policy.reserve_bytes < LEAST_ROOM:
-        reserve = policy.reserve_bytes
-        raise FormatError(
-            f"quota_bytes must be at least {reserve + LEAST_ROOM:,}: 1 MiB more than reserve_bytes,"
-            f" which is {reserve:,}"
-        )
-    return DeviceClass(name, policy, **machine)
