@@ -130,8 +130,15 @@ def names_of(recipe: Recipe, estimator: Any) -> tuple[str, ...]:
     """Return the names of what the estimator answers, in the order of its scores.
 
     Raises:
-        DataError: A label of several is not yes or no.
+        DataError: It classifies where the task wants values, or the other way round; a label of
+            several is not yes or no.
     """
+    free = recipe.task in ("labels", "scores")
+    if not free and (recipe.task in CLASSED) != hasattr(estimator, "classes_"):
+        kind = "classifies" if hasattr(estimator, "classes_") else "gives values, not classes"
+        raise DataError(
+            f"the model {kind}, but the task is {recipe.task}", next="correct task in bundle.toml"
+        )
     if recipe.task in CLASSED:
         classes: Sequence[Any] = estimator.classes_
         return tuple(class_text(item) for item in classes)

@@ -122,6 +122,12 @@ def _text(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
         raise DataError(
             f"column {name} mixes text with {type(wrong).__name__}", next="give it one dtype"
         )
+    bad = sum("\0" in item for item in there)
+    if bad:
+        raise DataError(
+            f"the text of column {name} holds a NUL byte in {bad} rows: no device takes such a row",
+            next="take it out of the data, or leave these rows out",
+        )
     result = values.copy()
     result[gone] = None
     return pd.Series(result, index=column.index, dtype=object)

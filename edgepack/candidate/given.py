@@ -91,12 +91,6 @@ def prove_estimator(
             f"the model does not take the samples: {text}",
             next="correct `inputs` in [columns], in the order of the training",
         ) from None
-    free = recipe.task in ("labels", "scores")
-    if not free and (recipe.task in CLASSED) != hasattr(estimator, "classes_"):
-        kind = "classifies" if hasattr(estimator, "classes_") else "gives values, not classes"
-        raise DataError(
-            f"the model {kind}, but the task is {recipe.task}", next="correct task in bundle.toml"
-        )
     names = names_of(recipe, estimator)
     classes = recipe.model_io.get("classes")
     if classes is not None and recipe.task in CLASSED and tuple(classes) != names:

@@ -134,6 +134,21 @@ def test_three_classes_for_a_binary_task_are_refused(ws, recipe_folder, logistic
         make_candidate(ws, recipe, read_table(recipe))
 
 
+@pytest.mark.parametrize("task", ["binary", "classes"])
+def test_a_model_of_values_for_a_task_of_classes_is_one_line(ws, recipe_folder, logistic, task):
+    ridge = logistic.replace("LogisticRegression", "Ridge")
+    target = "n" if task == "classes" else "y"
+    recipe = load_recipe(recipe_folder(ridge, target=target, task=task, inputs=("a", "b")))
+    with pytest.raises(DataError, match=f"gives values, not classes, but the task is {task}"):
+        make_candidate(ws, recipe, read_table(recipe))
+
+
+def test_a_text_with_a_nul_byte_is_refused_as_a_device_would():
+    for words in (["red", "b\0c", None, "\0"], [*map(str, range(40)), "1\0", "2\0"]):
+        with pytest.raises(DataError, match="text of column word holds a NUL byte in 2 rows"):
+            typed(pd.DataFrame({"word": words}))
+
+
 def test_a_target_with_gaps_is_refused(ws, recipe_folder, logistic):
     recipe = load_recipe(recipe_folder(logistic, target="gap", task="regression"))
     with pytest.raises(DataError, match="target gap is missing in"):
