@@ -52,6 +52,11 @@ _THRESHOLD = Refusal(
     "the tuned threshold is lost in conversion",
     "fit the classifier itself and write threshold = … in bundle.toml",
 )
+_ACCENTS = Refusal(
+    lambda one: one.strip_accents is not None,
+    "stripping accents has no ONNX form",
+    "leave strip_accents out",
+)
 
 # Class name → refusals, the first that applies counts.
 REFUSED: dict[str, tuple[Refusal, ...]] = {
@@ -82,6 +87,8 @@ REFUSED: dict[str, tuple[Refusal, ...]] = {
             "calibrate another classifier, such as GaussianNB",
         ),
     ),
+    "CountVectorizer": (_ACCENTS,),
+    "TfidfVectorizer": (_ACCENTS,),
     "HashingVectorizer": (
         Refusal(_always, "its hash function has no ONNX form", "use CountVectorizer"),
     ),

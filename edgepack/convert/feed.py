@@ -123,8 +123,15 @@ def official_session(model: bytes, threads: int = 1) -> Any:
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
+        text = _one_line(error)
+        if "StringNormalizer::Locale" in text:
+            raise ConversionError(
+                "the model makes small letters by a locale that this machine lacks",
+                why="a device may lack it, too",
+                next="give lowercase=False to the vectorizer",
+            ) from error
         raise ConversionError(
-            f"onnxruntime does not take the model: {_one_line(error)}",
+            f"onnxruntime does not take the model: {text}",
             next="use another estimator (docs/MODELS.md)",
         ) from error
 

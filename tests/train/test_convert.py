@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV
@@ -164,6 +166,28 @@ def test_what_would_be_silently_wrong_is_refused_by_name(model, named, around):
         proven(model, inputs=("b", "n"), frame=frame)
     assert named in caught.value.what
     assert around in caught.value.next
+
+
+@pytest.mark.parametrize("kind", [CountVectorizer, TfidfVectorizer])
+def test_accents_are_not_stripped(kind):
+    words = make_column_transformer((kind(strip_accents="ascii"), "word"), remainder="passthrough")
+    with pytest.raises(ConversionError, match="stripping accents has no ONNX form") as caught:
+        proven(make_pipeline(words, LogisticRegression()), inputs=("a", "word"))
+    assert caught.value.next == "leave strip_accents out"
+
+
+def test_a_locale_that_is_not_there_is_named():
+    text = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.STRING, [None])
+    small = onnx.helper.make_node(
+        "StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale="xx_XX"
+    )
+    said = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.STRING, [None])
+    graph = onnx.helper.make_graph([small], "g", [text], [said])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+    with pytest.raises(ConversionError, match="by a locale that this machine lacks") as caught:
+        official_session(model.SerializeToString())
+    assert "lowercase=False" in caught.value.next
 
 
 def test_the_gate_names_rows_step_and_way_around(monkeypatch):
