@@ -165,29 +165,32 @@ def _parse_classifier(
     scope: Any, model: Any, inputs: Sequence[Any], **_custom_parsers: Any
 ) -> list[Any]:
     """Declare a classifier's two outputs: its label and its probabilities, no ZipMap."""
-    from skl2onnx._supported_operators import sklearn_operator_name_map
     from skl2onnx.common.data_types import FloatTensorType, Int64TensorType
 
-    known = sklearn_operator_name_map.get(type(model), f"Edgepack{type(model).__name__}")
-    operator = scope.declare_local_operator(known, model)
-    operator.inputs = list(inputs)
-    label = scope.declare_local_variable("label", Int64TensorType())
-    chances = scope.declare_local_variable("probabilities", FloatTensorType())
-    operator.outputs.extend((label, chances))
-    return list(operator.outputs)
+    return _declare_operator(
+        scope, model, inputs, label=Int64TensorType(), probabilities=FloatTensorType()
+    )
 
 
 def _parse_value(
     scope: Any, model: Any, inputs: Sequence[Any], **_custom_parsers: Any
 ) -> list[Any]:
     """Declare a regression's one output."""
-    from skl2onnx._supported_operators import sklearn_operator_name_map
     from skl2onnx.common.data_types import FloatTensorType
+
+    return _declare_operator(scope, model, inputs, variable=FloatTensorType())
+
+
+def _declare_operator(scope: Any, model: Any, inputs: Sequence[Any], **outputs: Any) -> list[Any]:
+    """Declare an estimator's operator with these outputs, by skl2onnx's name for it if any."""
+    from skl2onnx._supported_operators import sklearn_operator_name_map
 
     known = sklearn_operator_name_map.get(type(model), f"Edgepack{type(model).__name__}")
     operator = scope.declare_local_operator(known, model)
     operator.inputs = list(inputs)
-    operator.outputs.append(scope.declare_local_variable("variable", FloatTensorType()))
+    operator.outputs.extend(
+        [scope.declare_local_variable(name, kind) for name, kind in outputs.items()]
+    )
     return list(operator.outputs)
 
 
