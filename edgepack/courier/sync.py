@@ -19,7 +19,8 @@ from device_runtime.disk import Disk
 from device_runtime.errors import EdgepackError, StickFullError
 from edgepack.courier.acks import has_backup, read_reports, write_acks
 from edgepack.courier.bundles import put_bundles, put_tokens, take_roots
-from edgepack.courier.importer import Importer, Tally, clean_stick
+from edgepack.courier.importer import Importer, clean_stick
+from edgepack.courier.tally import Tally
 from edgepack.fleet import devices as fleet
 from edgepack.fleet import sticks
 from edgepack.fleet.devices import NewDevice

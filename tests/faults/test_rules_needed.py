@@ -8,7 +8,7 @@ import pytest
 
 from device_runtime.courier import acks as device_acks
 from device_runtime.journal import quota
-from edgepack.courier import importer, sync
+from edgepack.courier import registrar, sync
 from edgepack.registry import Registry
 from edgepack.sim.parts import BrokenError, files_on
 from edgepack.sim.ports import MOUNT
@@ -16,18 +16,18 @@ from edgepack.spans import subtract
 
 
 def test_duplicates_by_segment_hash_only_would_import_rows_twice(play, monkeypatch):
-    monkeypatch.setattr(importer.Importer, "_fresh", lambda _self, parsed: parsed.sequences)
+    monkeypatch.setattr(registrar.Registrar, "_fresh", lambda _self, parsed: parsed.sequences)
     with pytest.raises(BrokenError, match="twice"):
         play("row 0/1; clone 0/0; row 0/2; seal 0/0; dsync 0/0; dsync 2/1; bsync 0/0; bsync 0/1")
 
 
 def test_tombstones_by_segment_hash_only_would_bring_rows_back(play, monkeypatch):
     def fresh(self, parsed):
-        place = self._place(parsed)
-        return subtract(parsed.sequences, [s[:2] for s in self.registry.spans_of(*place)])
+        place = registrar._place(parsed)
+        return subtract(parsed.sequences, [s[:2] for s in self._registry.spans_of(*place)])
 
-    monkeypatch.setattr(importer.Importer, "_fresh", fresh)
-    monkeypatch.setattr(importer.Importer, "_is_buried", lambda *_: False)
+    monkeypatch.setattr(registrar.Registrar, "_fresh", fresh)
+    monkeypatch.setattr(registrar.Registrar, "_is_buried", lambda *_: False)
     with pytest.raises(BrokenError, match="purged"):
         play(
             """row 0/1; image 0/0; row 0/2; seal 0/0; dsync 0/0; bsync 0/0
@@ -64,7 +64,7 @@ def test_forgetting_what_the_base_holds_would_be_forgotten_twice(play, monkeypat
 
 
 def test_without_the_chain_a_clone_goes_unnoticed(play, monkeypatch):
-    monkeypatch.setattr(importer, "find_forks", lambda *_: [])
+    monkeypatch.setattr(registrar, "find_forks", lambda *_: [])
     with pytest.raises(BrokenError, match="unnoticed"):
         play("row 0/1; seal 0/0; clone 0/1; row 0/1; row 2/1; dsync 0/0; dsync 2/0; bsync 0/0")
 

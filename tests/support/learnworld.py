@@ -20,8 +20,9 @@ from device_runtime.policy import Policy
 from edgepack.candidate import score_onnx
 from edgepack.candidate.training import train_recipe
 from edgepack.convert.feed import batch_of
-from edgepack.courier.importer import Importer
 from edgepack.courier.parse import parse
+from edgepack.courier.registrar import Registrar
+from edgepack.courier.tally import Tally
 from edgepack.keys import ceremony, sign
 from edgepack.learn.reference import Reference, references
 from edgepack.packing.build import build
@@ -198,13 +199,13 @@ class Field:
         if registry.find_device(self.name) is None:
             registry.put_device(self.row)
         device = registry.device(self.name)
-        importer = Importer(self.world.ws, registry, ring.journal_secrets(), self.world.clock)
+        secrets, clock = ring.journal_secrets(), self.world.clock
         found = []
         for info in self.open().sealed():
             if registry.segment(info.hash) is None:
                 data = info.path.read_bytes()
-                found.append((parse(data, ring.journal_secrets(), device.public), data))
-        importer._keep(device, found)
+                found.append((parse(data, secrets, device.public), data))
+        Registrar(self.world.ws, registry, secrets, clock, Tally()).keep(device, found)
 
 
 class World:
