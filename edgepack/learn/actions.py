@@ -14,9 +14,10 @@ import pyarrow.dataset as ds
 from device_runtime.clock import Clock
 from device_runtime.disk import write_durable
 from edgepack.errors import DataError
-from edgepack.learn.drift import Drift, Slice, of_table
+from edgepack.learn.drift import Drift
 from edgepack.learn.queue import queue
 from edgepack.learn.reference import references
+from edgepack.learn.returned import Slice, of_table
 from edgepack.learn.state import lag
 from edgepack.learn.survey import survey
 from edgepack.progress import UNSEEN, Progress

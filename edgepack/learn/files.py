@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from edgepack.errors import DataError
 from edgepack.learn.counting import Counting, Counts, filled, numbers
-from edgepack.learn.drift import Change, Drift, compare, ks_p
+from edgepack.learn.distance import ks_p
+from edgepack.learn.drift import Change, Drift, compare
 from edgepack.learn.reference import profile_of
 from edgepack.store.label_files import read_file
 

@@ -21,9 +21,10 @@ from device_runtime.disk import write_durable
 from edgepack.candidate import Candidate, accept, find_candidate, making, score_onnx
 from edgepack.candidate.refused import explained
 from edgepack.errors import EvidenceError
-from edgepack.learn.drift import Slice, moved, of_table
+from edgepack.learn.drift import moved
 from edgepack.learn.judge import Verdict, judge, side
 from edgepack.learn.reference import Reference, references
+from edgepack.learn.returned import Slice, of_table
 from edgepack.learn.trial import Trial
 from edgepack.recipe import load_recipe
 from edgepack.registry import Registry

@@ -8,11 +8,12 @@ from typing import Any
 
 from device_runtime.clock import Clock
 from edgepack.fleet.overview import Fleet, overview
-from edgepack.learn.drift import CHANGED, Change, Drift, Slice, of_table
+from edgepack.learn.drift import CHANGED, Change, Drift
 from edgepack.learn.due import DueNow, due
 from edgepack.learn.quality import Quality, Score, quality
 from edgepack.learn.reference import Reference, references
 from edgepack.learn.retrain import Proposal, proposals, refused
+from edgepack.learn.returned import Slice, of_table
 from edgepack.learn.same_rows import SameRows, same_rows
 from edgepack.learn.survey import Survey, survey
 from edgepack.recipe import Recipe, load_recipe

@@ -14,10 +14,11 @@ from device_runtime.clock import Clock
 from device_runtime.disk import write_durable
 from device_runtime.errors import EdgepackError
 from edgepack.fleet.overview import events
-from edgepack.learn.drift import Drift, Slice, moved, of_table
+from edgepack.learn.drift import Drift, moved
 from edgepack.learn.quality import Quality
 from edgepack.learn.reference import Reference
 from edgepack.learn.retrain import Proposal
+from edgepack.learn.returned import Slice, of_table
 from edgepack.learn.state import NameState, State, state
 from edgepack.learn.survey import UNDATED
 from edgepack.registry import Registry

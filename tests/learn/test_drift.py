@@ -22,8 +22,10 @@ from edgepack.convert.feed import batch_of
 from edgepack.errors import DataError
 from edgepack.learn.actions import drift_of
 from edgepack.learn.counting import Counting, Counts, bins
-from edgepack.learn.drift import Slice, change, compare, ks_p, of_table, psi_interval
+from edgepack.learn.distance import ks_p, psi_interval
+from edgepack.learn.drift import change, compare
 from edgepack.learn.files import of_files
+from edgepack.learn.returned import Slice, of_table
 from edgepack.learn.state import name_state
 from edgepack.report.page import write_report
 from support.learnworld import World, nature

@@ -16,7 +16,7 @@ import json, resource, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from support.learnworld import World, nature
-from edgepack.learn.drift import Slice, of_table
+from edgepack.learn.returned import Slice, of_table
 
 world = World(Path({folder!r}))
 world.train()

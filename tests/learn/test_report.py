@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from edgepack import svg
-from edgepack.learn.drift import CHANGED_MUCH, Slice, of_table
+from edgepack.learn.drift import CHANGED_MUCH
+from edgepack.learn.returned import Slice, of_table
 from edgepack.report.figures import drift_by_column, drift_over_time
 from edgepack.report.page import EVENTS, write_report
 from support.learnworld import World, nature
