@@ -57,7 +57,7 @@ def demo(
     raise typer.Exit(story.play(directory, as_json=json))
 
 
-for _name in ("make", "keys", "field", "learn"):
+for _name in ("make", "keys", "device", "field", "learn"):
     if find_spec(f"edgepack.cli.{_name}"):
         import_module(f"edgepack.cli.{_name}").register(app)
 

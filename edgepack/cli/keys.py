@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from edgepack.cli.opened import JSON, WORKSPACE, open_ring, open_workspace
 from edgepack.cli.screen import Screen, guard
 
 if TYPE_CHECKING:
     from edgepack.fleet.kit import Written
     from edgepack.keys.ceremony import Outcome
-    from edgepack.keys.ring import Ring
-    from edgepack.workspace import Workspace
 
-_WORKSPACE = typer.Option("", "--workspace", "-C", help="The workspace; else found from here up.")
 _FILE = typer.Argument(help="A .half file from another custodian.")
 _FORCE = typer.Option(False, "--force-time", help="Sign although times differ.")
-_JSON = typer.Option(False, "--json", help="Print one JSON object and nothing else.")
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 
 @guard
-def list_keys(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
+def list_keys(workspace: str = WORKSPACE, json: bool = JSON) -> None:
     """Show who must sign what, and which of these keys are here."""
     from device_runtime.crypt import sha256
     from device_runtime.format.words import words
@@ -45,7 +42,7 @@ def list_keys(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
     from edgepack.keys.keyfile import key_files
     from edgepack.keys.ring import read_public
 
-    ws, screen = _open(workspace), Screen(json)
+    ws, screen = open_workspace(workspace), Screen(json)
     root = roles.newest_root(ws)
     facts, said = root_facts(root), words(bytes.fromhex(root_sha256(root)))
     here = {key.id: key for key in key_files(ws.keys, ws.disk)}
@@ -94,16 +91,16 @@ def rotate(
         "", help="Only the ed25519 or the ml-dsa key of root or targets: each custodian his own."
     ),
     force_time: bool = _FORCE,
-    workspace: str = _WORKSPACE,
-    json: bool = _JSON,
+    workspace: str = WORKSPACE,
+    json: bool = JSON,
 ) -> None:
     """Draw new keys for a role. Devices learn of it with the next bundle."""
     from device_runtime.clock import SystemClock
     from edgepack.keys import ceremony
 
-    ws, screen = _open(workspace), Screen(json)
+    ws, screen = open_workspace(workspace), Screen(json)
     with ws.lock():
-        ring = _ring(ws)
+        ring = open_ring(ws)
         with screen.step("drawing keys"):
             outcome = ceremony.rotate(
                 ws, ring, role, clock=SystemClock(), family=family, force_time=force_time
@@ -116,16 +113,16 @@ def revoke(
     what: str = typer.Argument(help="A key id, NAME-VERSION of a bundle, or a bundle digest."),
     stop: bool = typer.Option(False, "--stop", help="It must not run even as a last resort."),
     force_time: bool = _FORCE,
-    workspace: str = _WORKSPACE,
-    json: bool = _JSON,
+    workspace: str = WORKSPACE,
+    json: bool = JSON,
 ) -> None:
     """Revoke a key or a bundle. Devices pass it over as soon as they have another one."""
     from device_runtime.clock import SystemClock
     from edgepack.keys import ceremony
 
-    ws, screen = _open(workspace), Screen(json)
+    ws, screen = open_workspace(workspace), Screen(json)
     with ws.lock():
-        ring = _ring(ws)
+        ring = open_ring(ws)
         with screen.step("revoking"):
             outcome = ceremony.revoke(
                 ws, ring, what, clock=SystemClock(), stop=stop, force_time=force_time
@@ -139,16 +136,16 @@ def recover(
         False, "--floor", help="This base had signed with a clock in the future: end that."
     ),
     force_time: bool = _FORCE,
-    workspace: str = _WORKSPACE,
-    json: bool = _JSON,
+    workspace: str = WORKSPACE,
+    json: bool = JSON,
 ) -> None:
     """Replace a stolen release key, or set the time floor back."""
     from device_runtime.clock import SystemClock
     from edgepack.keys import ceremony
 
-    ws, screen = _open(workspace), Screen(json)
+    ws, screen = open_workspace(workspace), Screen(json)
     with ws.lock():
-        ring = _ring(ws)
+        ring = open_ring(ws)
         with screen.step("recovering"):
             outcome = ceremony.recover(
                 ws, ring, clock=SystemClock(), floor=floor, force_time=force_time
@@ -159,25 +156,25 @@ def recover(
 @guard
 def forget(
     key: str = typer.Argument(help="Id of a key that is not in use any more."),
-    workspace: str = _WORKSPACE,
-    json: bool = _JSON,
+    workspace: str = WORKSPACE,
+    json: bool = JSON,
 ) -> None:
     """Destroy a key that is not in use. A journal key only when no device needs it any more."""
     from edgepack.keys import retired
 
-    ws = _open(workspace)
+    ws = open_workspace(workspace)
     with ws.lock():
-        _show(Screen(json), retired.forget(ws, _ring(ws), key))
+        _show(Screen(json), retired.forget(ws, open_ring(ws), key))
 
 
 @guard
-def passphrase(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
+def passphrase(workspace: str = WORKSPACE, json: bool = JSON) -> None:
     """Give every key that is here a new passphrase. Keys that are elsewhere keep theirs."""
     from edgepack.keys import ceremony
     from edgepack.keys.ring import Ring, read_public
     from edgepack.workspace import NEW_ENVIRONMENT, ask_passphrase
 
-    ws, screen = _open(workspace), Screen(json)
+    ws, screen = open_workspace(workspace), Screen(json)
     with ws.lock():
         read_public(ws.keys, ws.disk)
         # Not `Ring.open`: the passphrase that is given may be that of one key which came back.
@@ -193,16 +190,16 @@ def passphrase(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
 def downgrade(
     name: str = typer.Argument(help="Bundle name."),
     version: int = typer.Argument(help="The older version that shall run again."),
-    workspace: str = _WORKSPACE,
-    json: bool = _JSON,
+    workspace: str = WORKSPACE,
+    json: bool = JSON,
 ) -> None:
     """Sign an emergency order to go back to an older bundle."""
     from device_runtime.clock import SystemClock
     from edgepack.keys import ceremony
 
-    ws, screen = _open(workspace), Screen(json)
+    ws, screen = open_workspace(workspace), Screen(json)
     with ws.lock():
-        ring = _ring(ws)
+        ring = open_ring(ws)
         with screen.step("signing"):
             outcome = ceremony.downgrade(ws, ring, name, version, clock=SystemClock())
         _show(screen, outcome)
@@ -212,17 +209,17 @@ def downgrade(
 def sign(
     file: Path = _FILE,
     force_time: bool = _FORCE,
-    workspace: str = _WORKSPACE,
-    json: bool = _JSON,
+    workspace: str = WORKSPACE,
+    json: bool = JSON,
 ) -> None:
     """Add signatures to what is half-signed. A root, token, bundle or kit; with the keys here."""
     from device_runtime.clock import SystemClock
     from edgepack.fleet import kit
     from edgepack.keys import ceremony
 
-    ws, screen = _open(workspace), Screen(json)
+    ws, screen = open_workspace(workspace), Screen(json)
     with ws.lock():
-        ring = _ring(ws)
+        ring = open_ring(ws)
         if file.is_file() and kit.is_kit(ws.disk, file):
             with screen.step("signing"):
                 written = kit.sign_kit(ws, ring, file)
@@ -245,18 +242,6 @@ def show_kit(screen: Screen, kit: Written) -> None:
         screen.line(f"  {kit.words}")
         next_step = f"on the device: edgepack-device init {kit.path}"
     screen.done(said, next_step)
-
-
-def _open(workspace: str) -> Workspace:
-    from edgepack.workspace import Workspace
-
-    return Workspace.find(workspace or None)
-
-
-def _ring(ws: Workspace) -> Ring:
-    from edgepack.keys.ring import Ring
-
-    return Ring.open(ws.keys, ws.passphrase(), disk=ws.disk)
 
 
 def _show(screen: Screen, outcome: Outcome, then: str = "") -> None:
