@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from device_runtime.clock import SystemClock
 from device_runtime.device import Device
 from device_runtime.disk import RealDisk
 from device_runtime.home import open_home
-from support import devicelab, trustsim
+from support import devicelab, servelab, trustsim
 
 
 @dataclass
@@ -68,3 +68,10 @@ def lab(_template: Lab, tmp_path: Path) -> Lab:
     with home.lock():
         home.settle_disk()
     return Lab(base, tmp_path / "home", tmp_path)
+
+
+@pytest.fixture
+def hang_up() -> Iterator[None]:
+    """Close what a test has opened to a server."""
+    yield
+    servelab.hang_up()

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from edgepack.workspace import Workspace
+from support.given import INPUTS
 from support.tables import table
 
 TOML = """\
@@ -66,6 +70,27 @@ from sklearn.preprocessing import StandardScaler
 def model(seed):
     return make_pipeline(StandardScaler(), LogisticRegression())
 """
+
+
+@pytest.fixture
+def passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the keys of a new workspace their passphrase."""
+    monkeypatch.setenv("EDGEPACK_PASSPHRASE", "open sesame")
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Pipeline:
+    """Return a pipeline that somebody has fitted before."""
+    frame = table()
+    return make_pipeline(StandardScaler(), LogisticRegression()).fit(frame[INPUTS], frame["y"])
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    """Return a file of rows for such a model, without the truth."""
+    path = tmp_path / "samples.csv"
+    table()[INPUTS].to_csv(path, index=False)
+    return path
 
 
 @pytest.fixture
