@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from edgepack.cli import learn_store
-from edgepack.cli.learn_store import opened
+from edgepack.cli.opened import JSON, WORKSPACE, opened
 from edgepack.cli.screen import Screen, guard
 
 if TYPE_CHECKING:
     from edgepack.learn.drift import Change, Drift
 
-_WORKSPACE = typer.Option("", "--workspace", "-C", help="The workspace; else found from here up.")
-_JSON = typer.Option(False, "--json", help="Print one JSON object and nothing else.")
 _NAME = typer.Argument("", help="Bundle name; needed where the workspace has several.")
 _REFERENCE = typer.Option(None, "--reference", help="A plain file: before.")
 _CURRENT = typer.Option(None, "--current", help="A plain file: now.")
@@ -39,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 
 @guard
-def status(device: str = _DEVICE, workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
+def status(device: str = _DEVICE, workspace: str = WORKSPACE, json: bool = JSON) -> None:
     """Show where every device stands, and what is due."""
     from edgepack.fleet.overview import day
     from edgepack.learn.state import state
@@ -89,8 +87,8 @@ def drift(
         "--fail-above",
         help="Exit 75 if an input moved by more than this PSI since the newest bundle.",
     ),
-    workspace: str = _WORKSPACE,
-    json: bool = _JSON,
+    workspace: str = WORKSPACE,
+    json: bool = JSON,
 ) -> None:
     """Show how far the inputs moved since training. Not whether the model is wrong."""
     from device_runtime.errors import UsageError
@@ -258,8 +256,8 @@ def retrain(
     again: int | None = typer.Option(
         None, "--again", help="Train this signed version again from its lineage; compare the bytes."
     ),
-    workspace: str = _WORKSPACE,
-    json: bool = _JSON,
+    workspace: str = WORKSPACE,
+    json: bool = JSON,
 ) -> None:
     """Let a challenger learn, and propose it if it is better."""
     from edgepack.learn import retrain as learn
@@ -317,8 +315,8 @@ def _again(screen: Screen, ws: Any, registry: Any, bundle: str, version: int) ->
 @guard
 def report(
     out: Path = _HTML,
-    workspace: str = _WORKSPACE,
-    json: bool = _JSON,
+    workspace: str = WORKSPACE,
+    json: bool = JSON,
 ) -> None:
     """Write one HTML file that says it all. Fleet, quality, drift, records, lineage, what next."""
     from edgepack.report.page import write_report
@@ -334,8 +332,8 @@ def report(
 def label_import(
     file: Path = _LABELS,
     name: str = typer.Option("", "--name", help="Bundle name, where there are several."),
-    workspace: str = _WORKSPACE,
-    json: bool = _JSON,
+    workspace: str = WORKSPACE,
+    json: bool = JSON,
 ) -> None:
     """Keep labels given at the base; they override those of devices."""
     from edgepack.learn.actions import import_labels
@@ -359,8 +357,8 @@ def label_queue(
     out: Path = _CSV,
     rows: int = typer.Option(100, "--rows", "-n", min=1, help="Rows to ask for."),
     name: str = typer.Option("", "--name", help="Bundle name, where there are several."),
-    workspace: str = _WORKSPACE,
-    json: bool = _JSON,
+    workspace: str = WORKSPACE,
+    json: bool = JSON,
 ) -> None:
     """Write the rows that are most worth a label. Fill in `value` and import the file."""
     from edgepack.learn.actions import write_queue

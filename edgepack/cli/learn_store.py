@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from edgepack.cli.opened import JSON, WORKSPACE, open_ring, opened
 from edgepack.cli.screen import Screen, guard
 
-_WORKSPACE = typer.Option("", "--workspace", "-C", help="The workspace; else found from here up.")
+if TYPE_CHECKING:
+    from edgepack.registry import Registry
+    from edgepack.store.archive import Archive
+    from edgepack.workspace import Workspace
+
 _NAMES = typer.Argument(None, help="Bundle names; all if none.")
 _FILE = typer.Option(..., "-o", "--out", help="A .parquet or .csv file.")
-_JSON = typer.Option(False, "--json", help="Print one JSON object and nothing else.")
 
 
 def register(app: typer.Typer) -> None:
@@ -27,31 +31,15 @@ def register(app: typer.Typer) -> None:
     app.add_typer(store, name="store")
 
 
-def opened(workspace: str) -> tuple[Any, Any, Any]:
-    """Open workspace, registry and clock."""
-    from device_runtime.clock import SystemClock
-    from edgepack.registry import Registry
-    from edgepack.workspace import Workspace
-
-    ws = Workspace.find(workspace or None)
-    return ws, Registry.open(ws.registry), SystemClock()
-
-
-def _open(workspace: str) -> tuple[Any, Any, Any]:
+def _open(workspace: str) -> tuple[Workspace, Registry, Archive]:
     from edgepack.store.archive import Archive
 
     ws, registry, _ = opened(workspace)
     return ws, registry, Archive(ws.archive, ws.disk)
 
 
-def _ring(ws: Any) -> Any:
-    from edgepack.keys.ring import Ring
-
-    return Ring.open(ws.keys, ws.passphrase(), disk=ws.disk)
-
-
 @guard
-def check(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
+def check(workspace: str = WORKSPACE, json: bool = JSON) -> None:
     """Hold archive, registry and tables against each other. Change nothing."""
     from edgepack.errors import StoreError
     from edgepack.store import upkeep
@@ -73,15 +61,15 @@ def check(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
 @guard
 def rebuild(
     names: list[str] = _NAMES,
-    workspace: str = _WORKSPACE,
-    json: bool = _JSON,
+    workspace: str = WORKSPACE,
+    json: bool = JSON,
 ) -> None:
     """Make the tables again from the archive. Nothing is only in the tables."""
     from edgepack.store import upkeep
 
     screen = Screen(json)
     ws, registry, archive = _open(workspace)
-    ring = _ring(ws)
+    ring = open_ring(ws)
     with ws.lock(), screen.step("making the tables again") as progress:
         done = upkeep.rebuild(ws, registry, archive, ring, names or (), progress)
     _said(screen, done)
@@ -97,7 +85,7 @@ def _said(screen: Screen, done: Any) -> None:
 
 
 @guard
-def compact(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
+def compact(workspace: str = WORKSPACE, json: bool = JSON) -> None:
     """Merge small files of the tables."""
     from edgepack.store import upkeep
 
@@ -113,8 +101,8 @@ def compact(workspace: str = _WORKSPACE, json: bool = _JSON) -> None:
 def export(
     out: Path = _FILE,
     name: str = typer.Option("", "--name", help="Bundle name, where there are several."),
-    workspace: str = _WORKSPACE,
-    json: bool = _JSON,
+    workspace: str = WORKSPACE,
+    json: bool = JSON,
 ) -> None:
     """Write the returned rows, with labels, to one file."""
     from edgepack.learn.actions import export_rows
@@ -134,8 +122,8 @@ def purge(
         None, "--before", help="Only imports with a serial below this."
     ),
     yes: bool = typer.Option(False, "--yes", help="Do not ask."),
-    workspace: str = _WORKSPACE,
-    json: bool = _JSON,
+    workspace: str = WORKSPACE,
+    json: bool = JSON,
 ) -> None:
     """Remove a device's records for good. No stick, clone or backup brings them back."""
     from device_runtime.errors import UsageError
@@ -148,7 +136,7 @@ def purge(
         if json or not sys.stdin.isatty():
             raise UsageError("purge cannot be undone", next="add --yes")
         typer.confirm(f"Remove the records of {row.name} for good?", abort=True)
-    ring = _ring(ws)
+    ring = open_ring(ws)
     with ws.lock(), screen.step("purging") as progress:
         done = upkeep.purge_device(
             ws, registry, archive, ring, device, before=before, progress=progress

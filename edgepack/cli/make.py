@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from device_runtime.errors import UsageError
+from edgepack.cli.opened import JSON, WORKSPACE, open_ring, open_workspace
 from edgepack.cli.screen import Screen, guard
 
 if TYPE_CHECKING:
     from edgepack.workspace import Workspace
 
-JSON = typer.Option(False, "--json", help="Print one JSON object and nothing else.")
-WORKSPACE = typer.Option("", "--workspace", "-C", help="The workspace; else found upwards.")
 NAME = typer.Argument("", help="Bundle name; may be left out if there is one recipe only.")
 
 
@@ -95,12 +94,11 @@ def train(
 ) -> None:
     """Fit, convert to ONNX, prove that it answers the same."""
     from edgepack.candidate.training import train_recipe
-    from edgepack.workspace import Workspace
 
     screen = Screen(json)
     begun = time.monotonic()
     _check_time(until)
-    ws = Workspace.find(workspace or None)
+    ws = open_workspace(workspace)
     with ws.lock(), screen.step("training"):
         candidate, ignored = train_recipe(ws, name or None, until or None)
     if ignored:
@@ -146,10 +144,9 @@ def build(
     """Pack a candidate into an unsigned bundle in out/."""
     from edgepack.candidate import find_candidate
     from edgepack.packing import build as building
-    from edgepack.workspace import Workspace
 
     screen = Screen(json)
-    ws = Workspace.find(workspace or None)
+    ws = open_workspace(workspace)
     candidate = find_candidate(ws, bundle_of(ws, name), number or None)
     with screen.step("packing"):
         made = building.build(ws, candidate)
@@ -194,12 +191,10 @@ def sign(
     """Sign an unsigned bundle. Draws its version, adds metadata and signatures."""
     from device_runtime.clock import SystemClock
     from device_runtime.errors import UsageError
-    from edgepack.keys.ring import Ring
     from edgepack.keys.sign import sign_file
-    from edgepack.workspace import Workspace
 
     screen = Screen(json)
-    ws = Workspace.find(workspace or None)
+    ws = open_workspace(workspace)
     path = Path(file) if file else newest(ws.out, ".unsigned")
     if path is None:
         raise UsageError("there is no unsigned bundle in out/", next="run: edgepack build")
@@ -207,7 +202,7 @@ def sign(
         path = ws.root / path
     if not path.is_file():
         raise UsageError(f"there is no file {path}", next="give a file that edgepack build wrote")
-    ring = Ring.open(ws.keys, ws.passphrase(), disk=ws.disk)
+    ring = open_ring(ws)
     with ws.lock(), screen.step("signing"):
         signed = sign_file(ws, ring, path, clock=SystemClock(), force_time=force_time)
     if not signed.complete:
@@ -305,11 +300,10 @@ def doctor(workspace: str = WORKSPACE, json: bool = JSON) -> None:
     """Say whether this machine and workspace are able."""
     from edgepack.doctor import examine
     from edgepack.errors import WorkspaceError
-    from edgepack.workspace import Workspace
 
     screen = Screen(json)
     try:
-        ws = Workspace.find(workspace or None)
+        ws = open_workspace(workspace)
     except WorkspaceError:
         if workspace:
             raise

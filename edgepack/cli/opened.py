@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from device_runtime.clock import Clock
     from edgepack.keys.ring import Ring
     from edgepack.registry import Registry
     from edgepack.workspace import Workspace
@@ -34,3 +35,11 @@ def open_ring(ws: Workspace) -> Ring:
     from edgepack.keys.ring import Ring
 
     return Ring.open(ws.keys, ws.passphrase(), disk=ws.disk)
+
+
+def opened(workspace: str) -> tuple[Workspace, Registry, Clock]:
+    """Open workspace, registry and clock."""
+    from device_runtime.clock import SystemClock
+
+    ws = open_workspace(workspace)
+    return ws, open_registry(ws), SystemClock()
