@@ -95,7 +95,7 @@ def blurred(text: str) -> str:
     """Return the text without what differs from run to run."""
     text = re.sub(r"(?:\b[a-z]{4} ){7}[a-z]{4}\b", "WORDS", text)
     text = re.sub(r"\b[0-9a-f]{8,}\b", "HEX", text)
-    text = re.sub(r"\d[\d,.:]*", "N", text)
+    text = re.sub(r"\d(?:[\d,.:]*\d)?(?:e-?\d+)?", "N", text)  # 0 here is 2e-16 elsewhere
     return re.sub(r"[ -]+", " ", text)
 
 
