@@ -68,4 +68,5 @@ def soak_budget(request: pytest.FixtureRequest) -> SoakBudget:
     """The share of this soak test: `while budget.more(done, 10_000): …`, then print `done`."""
     total = request.config.getoption("--soak-seconds")
     tests = max(1, sum(1 for i in request.session.items if i.get_closest_marker("soak")))
-    return SoakBudget(2 * total / tests if total else None, time.monotonic())
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return SoakBudget(workers * total / tests if total else None, time.monotonic())
