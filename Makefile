@@ -5,6 +5,8 @@ UV      := $(BIN)/uv
 STAMP   := .venv/.synced
 DIST    := pyproject.toml device_runtime/pyproject.toml
 SECONDS ?= 0
+SKIPS ?= yes
+STRICT = $(if $(filter no,$(SKIPS)),--no-skips)
 ONLY    ?=
 
 # What the tests use beside Python: a browser, file system images, tracing, another processor.
@@ -36,8 +38,8 @@ demo: $(STAMP)    ## the whole loop on real flights, in build/demo
 	@rm -rf build/demo && mkdir -p build
 	$(BIN)/edgepack demo --dir build/demo
 
-test: $(STAMP)    ## every fast test, on two cores
-	$(BIN)/pytest -q -n 2 --dist worksteal
+test: $(STAMP)    ## every fast test, on two cores; SKIPS=no: what cannot be tested here fails
+	$(BIN)/pytest -q -n 2 --dist worksteal $(STRICT)
 
 lint: $(STAMP)    ## style, types, import contracts, size of the device; changes nothing
 	$(BIN)/ruff format --check --quiet .
@@ -55,7 +57,7 @@ bench: $(STAMP)   ## measured ratios against plain tools → build/bench.json (O
 	$(BIN)/python -m bench $(ONLY)
 
 soak: $(STAMP)    ## the long tests; SECONDS=300 bounds them
-	$(BIN)/pytest -q -n 2 --dist worksteal -m soak --timeout 7200 --soak-seconds $(SECONDS)
+	$(BIN)/pytest -q -n 2 --dist worksteal -m soak --timeout 7200 --soak-seconds $(SECONDS) $(STRICT)
 
 COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate $(UPGRADE)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=0,
         help="time for all soak tests together; 0 = their full counts, `heavy` ones included",
     )
+
+    parser.addoption(
+        "--no-skips",
+        action="store_true",
+        help="a test that is skipped fails, but for those marked `elsewhere`: nothing is hidden",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under `--no-skips` a promise that this machine cannot test counts as broken."""
+    report = yield
+    allowed = item.get_closest_marker("elsewhere") or not item.config.getoption("--no-skips")
+    if report.skipped and not allowed and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = (
+            f"not tested here, which --no-skips forbids: {call.excinfo and call.excinfo.value}"
+        )
+    return report
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

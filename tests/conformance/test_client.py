@@ -75,6 +75,7 @@ def test_the_client_keeps_the_suites_contract(served: tuple[Path, str], tmp_path
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.elsewhere
 @pytest.mark.skipif(not CHECKOUT, reason="TUF_CONFORMANCE names no checkout of tuf-conformance")
 def test_the_conformance_suite_passes() -> None:
     """The suite is not on the package index; it brings its own environment."""
