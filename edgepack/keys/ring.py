@@ -206,10 +206,6 @@ class Ring:
             for key in (*self.of_role("journal"), *self.of_role("recovery"))
         }
 
-    def journal_recipients(self) -> tuple[RecipientKey, ...]:
-        """Return whom devices encrypt to."""
-        return self.public().recipients
-
     def draw(self, role: str, now: int, kinds: tuple[str, ...] = ()) -> tuple[KeyFile, ...]:
         """Draw the keys of a role and write them; ring.json is not touched.
 

@@ -84,13 +84,6 @@ class Signed:
     missing: tuple[str, ...]
 
 
-def sign_bundle(
-    ws: Any, ring: Ring, unsigned: Path, *, clock: Clock, force_time: bool = False
-) -> Path:
-    """Sign a bundle and return the file; see `sign_file`."""
-    return sign_file(ws, ring, unsigned, clock=clock, force_time=force_time).path
-
-
 def sign_file(ws: Any, ring: Ring, file: Path, *, clock: Clock, force_time: bool = False) -> Signed:
     """Sign an unsigned bundle, or add signatures to a half-signed one.
 

@@ -232,7 +232,7 @@ class World:
         rows = nature(30, 3000, 1) if frame is None else frame
         rows.to_parquet(recipe / "pump.parquet")
         self.registry = Registry.open(self.ws.registry)
-        self.recipients = tuple(key.raw.hex() for key in self.ring.journal_recipients())
+        self.recipients = tuple(key.raw.hex() for key in self.ring.public().recipients)
         self.devices: dict[str, Field] = {}
 
     def copy(self, folder: Path) -> World:

@@ -140,7 +140,7 @@ def publish(base: trustsim.Base, payload: dict[str, bytes]) -> Path:
     unsigned = base.ws.out / "made.unsigned"
     unsigned.parent.mkdir(exist_ok=True)
     unsigned.write_bytes(trustsim.pack(entries))
-    return Path(sign.sign_bundle(base.ws, base.ring, unsigned, clock=base.clock))
+    return sign.sign_file(base.ws, base.ring, unsigned, clock=base.clock).path
 
 
 def sound(base: trustsim.Base, slope: float = 1.0) -> Path:

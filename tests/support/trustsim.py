@@ -168,9 +168,8 @@ class Base:
         """Build and sign a bundle an hour later; returns NAME-VERSION.edgepack."""
         self.clock.advance(3600)
         unsigned = self.build(name, **kwargs)
-        return sign.sign_bundle(
-            self.ws, self.ring, unsigned, clock=self.clock, force_time=force_time
-        )
+        done = sign.sign_file(self.ws, self.ring, unsigned, clock=self.clock, force_time=force_time)
+        return done.path
 
     def rotate(self, role: str, *, force_time: bool = False) -> ceremony.Outcome:
         self.clock.advance(3600)

@@ -65,10 +65,10 @@ def test_a_ring_is_never_made_twice(base: Base) -> None:
 
 
 def test_old_journal_keys_still_open_journals(base: Base) -> None:
-    old, recovery = base.ring.journal_recipients()
+    old, recovery = base.ring.public().recipients
     wrapped = [(old.id, wrap_key(b"k" * 32, old, b"i"))]
     base.rotate("journal")
-    new, same_recovery = base.ring.journal_recipients()
+    new, same_recovery = base.ring.public().recipients
     assert new != old
     assert same_recovery == recovery
     assert unwrap_key(wrapped, base.ring.journal_secrets(), b"i") == b"k" * 32
@@ -80,9 +80,9 @@ def test_a_retired_journal_key_is_forgotten_only_when_no_device_needs_it(
 ) -> None:
     from edgepack.registry import Registry
 
-    old, recovery = base.ring.journal_recipients()
+    old, recovery = base.ring.public().recipients
     base.rotate("journal")
-    new, _ = base.ring.journal_recipients()
+    new, _ = base.ring.public().recipients
     for key in (new, recovery):
         with pytest.raises(UsageError):
             retired.forget(base.ws, base.ring, key.id)
@@ -182,10 +182,10 @@ def test_a_new_identity_of_the_base_travels_in_the_policy(base: Base) -> None:
 
 
 def test_a_new_recovery_key_is_used_and_the_old_one_still_opens(base: Base) -> None:
-    _, old = base.ring.journal_recipients()
+    _, old = base.ring.public().recipients
     wrapped = [(old.id, wrap_key(b"k" * 32, old, b"i"))]
     base.rotate("recovery")
-    _, new = base.ring.journal_recipients()
+    _, new = base.ring.public().recipients
     assert new != old
     assert unwrap_key(wrapped, base.ring.journal_secrets(), b"i") == b"k" * 32
     with pytest.raises(UsageError):
