@@ -86,12 +86,10 @@ class RowEncoder:
         if answers is not None:
             parts.append(answers.label)
             bits, size = LABEL_BIT, 4
-            k = answers.k
-            if k and answers.scores is not None:
+            k = 0 if answers.scores is None else answers.k
+            if k:
                 parts.append(answers.scores)
                 bits, size = LABEL_BIT | SCORES_BIT, 4 + k * self.score_bytes
-            else:
-                k = 0
         if unlike is not None:
             parts.append(unlike)
             bits, size = bits | UNLIKE_BIT, size + 4
@@ -114,24 +112,25 @@ class RowEncoder:
         parts[0] = head = (
             _PACK_HEAD(monotonic, wall, batch.first_row, latency_us, k, bits) + present
         )
-        words: list[bytes] = []
-        for index, text in enumerate(texts):
-            words += [one_text(text)] if n == 1 else self._many_texts(index, text, n)
+        words = list(map(one_text, texts)) if n == 1 else self._many_texts(texts, n)
         content = b"".join([*parts, *words])
         numbers_size = len(content) - len(head) - sum(map(len, words))
         if numbers_size != n * size:
             raise _wrong_size(numbers_size, n * size)
         return content
 
-    def _many_texts(self, index: int, text: Text, n: int) -> list[bytes]:
-        """Return a text column of n rows in parts; a vocabulary seen before is not made again."""
-        values = text.values
-        if len(values) > n:
-            return text_bytes(text, n)
-        before = self._vocabulary.get(index)
-        if before is None or before[0] is not values:
-            before = self._vocabulary[index] = (values, text_vocabulary(values))
-        return [before[1], _narrow(text.codes, n, code_bytes(len(values)))]
+    def _many_texts(self, texts: Sequence[Text], n: int) -> list[bytes]:
+        """Return text columns of n rows in parts; a vocabulary seen before is not made again."""
+        words: list[bytes] = []
+        for index, text in enumerate(texts):
+            codes, values = text.codes, text.values
+            if len(values) > n:
+                codes, values = _used(text)
+            before = self._vocabulary.get(index)
+            if before is None or before[0] is not values:
+                before = self._vocabulary[index] = (values, text_vocabulary(values))
+            words += before[1], _narrow(codes, len(values))
+        return words
 
     def hash_text(self, value: bytes) -> str:
         """Return 32 hex characters that stand for a value whose field is hashed."""
@@ -229,16 +228,12 @@ def code_bytes(count: int) -> int:
     return 1 if count < 0xFF else 2 if count < 0xFFFF else 4
 
 
-def text_bytes(text: Text, n: int) -> list[bytes]:
-    """Return a text column in parts; strings that no row uses are left out if there are many."""
-    codes, values = text.codes, text.values
-    if len(values) > n:
-        used = dict.fromkeys(int(code) for code in codes if code != MISSING_CODE)
-        order = {code: index for index, code in enumerate(used)}
-        order[MISSING_CODE] = MISSING_CODE
-        codes = [order[int(code)] for code in codes]
-        values = tuple(values[code] for code in used)
-    return [text_vocabulary(values), _narrow(codes, n, code_bytes(len(values)))]
+def _used(text: Text) -> tuple[array[int], tuple[str, ...]]:
+    """Return a text column without the strings that no row uses."""
+    codes = [int(code) for code in text.codes]
+    used = dict.fromkeys(code for code in codes if code != MISSING_CODE)
+    order = {code: index for index, code in enumerate(used)} | {MISSING_CODE: MISSING_CODE}
+    return array("I", [order[code] for code in codes]), tuple(text.values[code] for code in used)
 
 
 def text_vocabulary(values: Sequence[str]) -> bytes:
@@ -247,13 +242,10 @@ def text_vocabulary(values: Sequence[str]) -> bytes:
     return b"".join([struct.pack(f"<{len(raw) + 1}I", len(raw), *map(len, raw)), *raw])
 
 
-def _narrow(codes: Any, n: int, size: int) -> bytes:
-    if n <= 32:
-        mask = (1 << 8 * size) - 1
-        return b"".join([(int(code) & mask).to_bytes(size, "little") for code in codes])
-    raw: bytes = (array("I", codes) if isinstance(codes, list) else codes).tobytes()
-    if size == 1:
+def _narrow(codes: Any, count: int) -> bytes:
+    raw: bytes = codes.tobytes()
+    if count < 0xFF:
         return raw[::4]  # the lowest byte of each; a tenth of what numpy's machinery takes
     import numpy as np
 
-    return np.frombuffer(raw, "<u4").astype(_CODES[size]).tobytes()
+    return np.frombuffer(raw, "<u4").astype(_CODES[code_bytes(count)]).tobytes()

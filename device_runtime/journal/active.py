@@ -17,7 +17,6 @@ from device_runtime.journal.seal import TAG, new_key, note_mark
 from device_runtime.journal.shelf import Shelf
 
 _PACK = struct.Struct("<HBBIIII").pack  # a frame's header without its CRC
-_LARGE = 4096
 _PUSH = 1 << 20  # bytes that may wait for a sync before the disk is set to work
 _AHEAD, _NEAR = 64 << 10, 4 << 10  # room made in advance, and how much of it is left by then
 
@@ -121,20 +120,11 @@ class Active:
             OSError: The disk; the file is as it was, or `broken`.
         """
         counter = self._next_counter()
-        length = len(mark) + len(content) + TAG
-        flags = MARKED if mark else 0
+        flags, length = MARKED if mark else 0, len(mark) + len(content) + TAG
         head = _PACK(MARKER, type, flags, length, counter, self.offset, count)
-        if length > _LARGE:
-            self._out(self._large(head, content, mark, counter), count)
-        else:
-            aad = self.hash + head + mark
-            data = head + mark + self.encrypt(counter.to_bytes(12, "little"), content, aad)
-            self._out(crc32(data).to_bytes(4, "little") + data, count)
+        self._out(self.frame(head, content, counter, mark), count)
         if mark:
             note_mark(self.marks, mark, self.next - count, count)
-        if self.size - self._pushed >= _PUSH and self._synced:
-            self._handle.push(self._pushed, self.size)
-            self._pushed = self.size
 
     def declare(self, content: bytes) -> None:
         """Write one HOLE: readable without the key, because whoever evicts must read it.
@@ -172,8 +162,15 @@ class Active:
         except OSError:
             self.broken, self.limit = True, 0
 
-    def _large(self, head: bytes, content: bytes, mark: bytes, counter: int) -> memoryview:
-        """Return a whole frame, encrypted in place: every copy of a large block costs."""
+    def frame(self, head: bytes, content: bytes, counter: int, mark: bytes = b"") -> memoryview:
+        """Return a whole frame, encrypted in place: every copy of a large block costs.
+
+        The next call writes over it.
+        """
+        if self.size - self._pushed >= _PUSH and self._synced:
+            self._handle.push(self._pushed, self.size)
+            self._pushed = self.size
+            self._room(_PUSH + _PUSH // 2)
         size = FRAME.size + len(mark) + len(content) + TAG
         if size > len(self._scratch):
             self._scratch = bytearray(size)
@@ -204,8 +201,12 @@ class Active:
             raise
         self.durable = self.offset
         if self._each and self.size + _NEAR > self._prepared:
-            self._handle.prepare(self.size, self.size + _AHEAD)
-            self._prepared = self.size + _AHEAD
+            self._room(_AHEAD)
+
+    def _room(self, ahead: int) -> None:
+        """Let the file system give room for what is written next: a write then only copies."""
+        self._prepared = self.size + ahead
+        self._handle.prepare(self.size, self._prepared)
 
     def close(self) -> None:
         """Close the file; never raises."""

@@ -1,7 +1,9 @@
-"""The shortest way of one row into an open segment: the journal's innermost loop.
+"""The short way of rows into an open segment: the journal's innermost loop.
 
 The same bytes as `RowEncoder.encode` and `Active.append`, in one function without a detour: what a
-request of one row pays is mostly this. Anything unusual is left to the long way.
+request of one row pays is mostly this, and next to a model, which leaves nothing of the journal in
+the processor's caches, every function that a block passes through costs too. Anything unusual is
+left to the long way.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ _ANSWERED = LABEL_BIT | SCORES_BIT
 _SCORED = _ANSWERED | UNLIKE_BIT
 _FRAME = Struct("<HBBIIII").pack  # a frame's header without its CRC
 _NONCE, _CRC = Struct("<I8x").pack, Struct("<I").pack
+_LARGE = 4096  # bytes of a frame from which on a copy of it costs more than working in place
+LARGEST = 8 << 20  # bytes of a frame of more than one row
 
-OneRow = Callable[[Rows], "Placed"]
+ShortWay = Callable[[Rows], "Placed"]
 Placed = tuple[int, str]
 """Where rows stand now, (first sequence, prefix): row i is prefix + str(first sequence + i).
 
@@ -31,72 +35,78 @@ A plain tuple: a class of its own would take a tenth of the time of the whole ap
 """
 
 
-def one_row(
+def short_way(
     active: Active,
     encoder: RowEncoder,
     clock: Clock,
-    late: Callable[[Placed, int], Placed],
+    late: Callable[[Placed, int, int], Placed],
     long: Callable[[Rows, int], Placed],
-) -> OneRow:
-    """Return a function that appends rows to a segment: one plain row at once, others by `long`.
+) -> ShortWay:
+    """Return a function that appends rows to a segment at once, or by `long` what is unusual.
 
     Args:
         active: The segment.
         encoder: Of the rows' layout, none of whose fields is hashed.
-        clock: Asked twice for each row.
-        late: Called with where the row stands and the monotonic time once a sync is due.
+        clock: Asked twice for each block of rows.
+        late: Called with where the rows stand, their number and the time once a sync is due.
         long: Appends rows given the monotonic time; it also meets a disk that failed here again.
     """
     join, pack_head, now, wall_ns = b"".join, HEAD.pack, clock.monotonic_ns, clock.wall_ns
     fixed, texts, encrypt, hash_ = encoder.fixed, encoder.texts, active.encrypt, active.hash
+    encode, large_frame = encoder.encode, active.frame
     score_bytes, fixed_bytes = encoder.score_bytes, HEAD.size + 4 + encoder.fixed_bytes
-    first, prefix, header = active.header.first, active.prefix, FRAME.size
-    extra = header + TAG
+    first, prefix, header, extra = active.header.first, active.prefix, FRAME.size, FRAME.size + TAG
     whole: Form | None = None  # rows of this form have exactly these columns, in this order
 
     def append(rows: Rows) -> Placed:
         nonlocal whole
         monotonic = now()
         batch, answers, flags, unlike, latency_us, numbers, mark = rows
-        if numbers is not None or mark is not None:
+        if mark is not None:
             return long(rows, monotonic)
-        columns = batch.columns
-        try:
-            form = columns.form  # type: ignore[attr-defined] # only a SingleRow has one
-            k, scores, bits = answers.k, answers.scores, _ANSWERED  # type: ignore[union-attr]
-            size = fixed_bytes + k * score_bytes
-            if unlike is not None:
-                scores, bits, size = join((scores, unlike)), _SCORED, size + 4
-            if form is whole:
-                packed, words = columns.packed, columns.words  # type: ignore[attr-defined]
-            else:
-                packed, words = columns.pack(fixed), columns.spell(texts)  # type: ignore[attr-defined]
-                whole = form if (form.numbers, form.texts) == (fixed, texts) else None
-            head = pack_head(monotonic, wall_ns(), batch.first_row, latency_us, k, bits)
-            content = join((head, flags, answers.label, scores, packed, words))  # type: ignore[union-attr]
-        except (AttributeError, KeyError, TypeError):
-            return long(rows, monotonic)  # many rows; or a column, the answer, a score is not there
-        length = len(content)
-        if length - len(words) != size or not k:
-            return long(rows, monotonic)  # a mistake, which the long way explains
-        size = length + extra
+        if batch.n != 1 or numbers is not None:
+            content = encode(rows, monotonic, wall_ns())
+        else:
+            columns = batch.columns
+            try:
+                form = columns.form  # type: ignore[attr-defined] # only a SingleRow has one
+                k, scores, bits = answers.k, answers.scores, _ANSWERED  # type: ignore[union-attr]
+                size = fixed_bytes + k * score_bytes
+                if unlike is not None:
+                    scores, bits, size = join((scores, unlike)), _SCORED, size + 4
+                if form is whole:
+                    packed, words = columns.packed, columns.words  # type: ignore[attr-defined]
+                else:
+                    packed, words = columns.pack(fixed), columns.spell(texts)  # type: ignore[attr-defined]
+                    whole = form if (form.numbers, form.texts) == (fixed, texts) else None
+                head = pack_head(monotonic, wall_ns(), batch.first_row, latency_us, k, bits)
+                content = join((head, flags, answers.label, scores, packed, words))  # type: ignore[union-attr]
+            except (AttributeError, KeyError, TypeError):
+                return long(rows, monotonic)  # a column, the answer, a score is not there
+            if len(content) - len(words) != size or not k:
+                return long(rows, monotonic)  # a mistake, which the long way explains
+        size = len(content) + extra
         end = active.size + size
-        if end > active.limit:
+        if end > active.limit or size > LARGEST:
+            content = b""  # the long way makes its own, which may be large: never two at a time
             return long(rows, monotonic)
-        counter, offset = active.counter, active.offset
+        counter, offset, n = active.counter, active.offset, batch.n
         active.counter = counter + 1  # used up, even if the write fails
-        head = _FRAME(MARKER, ROWS, 0, size - header, counter, offset, 1)
-        data = head + encrypt(_NONCE(counter), content, hash_ + head)
+        head = _FRAME(MARKER, ROWS, 0, size - header, counter, offset, n)
+        if size > _LARGE:
+            frame: bytes | memoryview = large_frame(head, content, counter)
+        else:
+            frame = head + encrypt(_NONCE(counter), content, hash_ + head)
+            frame = _CRC(crc32(frame)) + frame
         # Before the write: an interrupt must not give a sequence twice.
-        active.offset = offset + 1
-        active.size = end
+        active.offset, active.size = offset + n, end
         try:
-            if active.write(_CRC(crc32(data)) + data) != size:
+            if active.write(frame) != size:
                 raise short_write()
         except OSError:
             active.take_back(offset, size)
             return long(rows, monotonic)
         placed = first + offset, prefix
-        return placed if monotonic < active.due else late(placed, monotonic)
+        return placed if monotonic < active.due else late(placed, n, monotonic)
 
     return append

@@ -22,7 +22,7 @@ from device_runtime.format.segment import OPEN, Epoch, Header, Hole, Lane, Layou
 from device_runtime.journal import content as content_of
 from device_runtime.journal import quota
 from device_runtime.journal.active import Active
-from device_runtime.journal.hot import OneRow
+from device_runtime.journal.hot import ShortWay
 from device_runtime.journal.quota import Reserve, Usage
 from device_runtime.journal.recover import next_in, previous_of, recover
 from device_runtime.journal.seal import OpenFile, salvage
@@ -58,7 +58,7 @@ class Keeper:
         self._recipients = [RecipientKey(bytes.fromhex(raw)) for raw in policy.recipients]
         self._reserve = Reserve(shelf.disk, shelf.folder, policy.reserve_bytes)
         self._active: dict[Lane, Active] = {}
-        self._hot: list[OneRow | None] = [None for _ in Lane]  # the short way into each of them
+        self._hot: list[ShortWay | None] = [None for _ in Lane]  # the short way into each of them
         self._next: dict[Lane, int] = {}
         self._durable: dict[Lane, int] = {}
         self._bundle: tuple[str, int, str] = ("", 0, "")

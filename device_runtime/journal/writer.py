@@ -17,7 +17,7 @@ from device_runtime.format.schema import Schema
 from device_runtime.format.segment import Epoch, Lane, Name, Parent, RecordId, Rows
 from device_runtime.journal import content as content_of
 from device_runtime.journal.active import Active
-from device_runtime.journal.hot import Placed, one_row
+from device_runtime.journal.hot import LARGEST, Placed, short_way
 from device_runtime.journal.keeper import FULL, START_BYTES, Keeper
 from device_runtime.journal.marks import Marked, newest_marks
 from device_runtime.journal.quota import Usage
@@ -27,7 +27,6 @@ from device_runtime.policy import Policy
 
 __all__ = ["Journal", "Marked", "Placed", "SealedInfo", "Usage"]
 
-_LARGE_CONTENT = 8 << 20
 _CLOCK_JUMP_NS = 5_000_000_000
 
 
@@ -118,7 +117,7 @@ class Journal(Keeper):
         active = super()._start(lane)
         if self._encoder.plain and not self._sketch_only:
             late, long = partial(self._late, lane), partial(self._append_rows, lane)
-            self._hot[lane] = one_row(active, self._encoder, self._clock, late, long)
+            self._hot[lane] = short_way(active, self._encoder, self._clock, late, long)
             active.due = self._due
         return active
 
@@ -128,7 +127,7 @@ class Journal(Keeper):
         content = self._encoder.encode(rows, monotonic, self._clock.wall_ns())
         n = rows.batch.n
         mark = b"" if rows.mark is None else MARK.pack(*rows.mark)
-        if len(content) > _LARGE_CONTENT and n > 1:
+        if len(content) > LARGEST and n > 1:
             result = self._append_large(rows, lane, monotonic, mark)
         else:
             result = self._put(lane, ROWS, content, n, mark)
@@ -136,13 +135,13 @@ class Journal(Keeper):
             self._sync_due(monotonic)
         return result
 
-    def _late(self, lane: Lane, placed: Placed, monotonic: int) -> Placed:
+    def _late(self, lane: Lane, placed: Placed, n: int, monotonic: int) -> Placed:
         """Do after the short way what is due after any other."""
         if self._each:
             try:
                 self._sync_one(lane, self._active[lane])
             except (OSError, JournalError) as error:
-                return self._not_kept(1, error)
+                return self._not_kept(n, error)
         self._sync_due(monotonic)
         return placed
 
@@ -154,7 +153,7 @@ class Journal(Keeper):
         while pieces:
             piece = pieces.pop()
             content = self._encoder.encode(piece, monotonic, wall)
-            if len(content) > _LARGE_CONTENT and piece.batch.n > 1:
+            if len(content) > LARGEST and piece.batch.n > 1:
                 pieces += reversed(halves(piece))
             else:
                 contents.append((piece.batch.n, content))

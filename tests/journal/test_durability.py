@@ -14,6 +14,7 @@ from device_runtime.errors import (
 )
 from device_runtime.format.batch import Batch
 from device_runtime.format.segment import Lane
+from device_runtime.journal import active
 from device_runtime.journal.writer import Journal
 from edgepack.sim.disk import SimDisk
 from support import journalworld as jw
@@ -144,15 +145,24 @@ def test_it_works_on_a_real_disk(tmp_path):
     assert Batch(0, {}).n == 0
 
 
-def test_a_failed_short_way_loses_nothing_and_reuses_no_nonce():
+SIZES = [1, 3, 300]  # rows: one, a block in a small frame, one in a frame that is made in place
+
+
+def block(index, n):
+    """The index-th of blocks of n rows."""
+    return jw.single(index) if n == 1 else jw.rows(index * n, n)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_a_failed_short_way_loses_nothing_and_reuses_no_nonce(n):
     world = World()
     journal = plain(world)
-    for start in range(12):
-        if start % 3 == 2:
-            world.disk.fail_at(1, (errno.ENOSPC, errno.EIO)[start % 2], kinds=["write"])
-        assert journal.append_rows(jw.single(start), BULK)[0] >= 0
+    for index in range(12):
+        if index % 3 == 2:
+            world.disk.fail_at(1, (errno.ENOSPC, errno.EIO)[index % 2], kinds=["write"])
+        assert journal.append_rows(block(index, n), BULK)[0] >= 0
     journal.close()
-    assert sorted(world.everything().values()) == [("row", i) for i in range(12)]
+    assert sorted(world.everything().values()) == [("row", i) for i in range(12 * n)]
 
 
 def plain(world):
@@ -162,33 +172,46 @@ def plain(world):
     return journal
 
 
+@pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("mode", ["each", "group", "os"])
-def test_the_short_way_is_as_durable_as_the_long_one(mode):
+def test_the_short_way_is_as_durable_as_the_long_one(mode, n):
     world = World(policy=jw.policy(durability=mode))
     journal = plain(world)
-    for start in range(4):
-        journal.append_rows(jw.single(start), BULK)
-        assert journal.durable_upto(BULK) == (start + 1 if mode == "each" else 0)
+    for index in range(4):
+        journal.append_rows(block(index, n), BULK)
+        assert journal.durable_upto(BULK) == (n * (index + 1) if mode == "each" else 0)
     world.clock.advance(0.2)
-    journal.append_rows(jw.single(4), BULK)
-    assert journal.durable_upto(BULK) == (0 if mode == "os" else 5)
+    journal.append_rows(block(4, n), BULK)
+    assert journal.durable_upto(BULK) == (0 if mode == "os" else 5 * n)
 
 
+@pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_sync_that_fails_after_the_short_way_loses_nothing(strict):
+def test_a_sync_that_fails_after_the_short_way_loses_nothing(strict, n):
     world = World(policy=jw.policy(durability="each", strict=strict))
     journal = plain(world)
-    journal.append_rows(jw.single(0), BULK)
+    journal.append_rows(block(0, n), BULK)
     world.disk.fail_at(1, errno.EIO, kinds=["sync"])
-    done = journal.append_rows(jw.single(1), BULK)
+    done = journal.append_rows(block(1, n), BULK)
     assert done[0] >= 0
-    assert journal.durable_upto(BULK) == 2
-    assert journal.append_rows(jw.single(2), BULK)[0] == 2
+    assert journal.durable_upto(BULK) == 2 * n
+    assert journal.append_rows(block(2, n), BULK)[0] == 2 * n
     world.disk.power_cut()
     plain(world)
     assert sorted(v for v in world.everything().values() if v[0] == "row") == [
-        ("row", i) for i in range(3)
+        ("row", i) for i in range(3 * n)
     ]
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_rows_of_the_short_way_that_no_file_takes_are_counted_one_by_one(n):
+    """The disk syncs nothing and gives no second file: that many rows are missing, and said."""
+    world = World(policy=jw.policy(durability="each", strict=False))
+    journal = plain(world)
+    journal.append_rows(block(0, n), BULK)
+    world.disk.fail_at(1, errno.EIO, times=1000, kinds=["sync", "create"])
+    assert journal.append_rows(block(1, n), BULK) == (-1, "")
+    assert journal.usage().unjournaled == n
 
 
 def test_after_a_group_sync_rows_wait_for_the_next_one_in_every_segment():
@@ -226,30 +249,39 @@ def test_a_journal_whose_close_failed_goes_on_in_another_segment(mode):
     assert rows == {start: ("row", start) for start in range(4)}
 
 
-def test_room_made_in_advance_is_no_damage():
-    """With durability `each` a file ends in zeros; they are neither rows nor torn."""
+@pytest.mark.parametrize("mode", ["each", "group"])
+def test_room_made_in_advance_is_no_damage(mode, monkeypatch):
+    """A file then ends in zeros; they are neither rows nor torn."""
+    monkeypatch.setattr(active, "_PUSH", 20_000)  # as after a MiB
+    count = 3 if mode == "each" else 1000
     for seed in range(40):
-        world = World(disk=SimDisk(seed), policy=jw.policy(durability="each"))
+        world = World(disk=SimDisk(seed), policy=jw.policy(durability=mode))
         journal = plain(world)
-        for start in range(3):
-            journal.append_rows(jw.single(start), BULK)
+        for start in range(0, count, 500):
+            journal.append_rows(jw.rows(start, min(count, 500)), BULK)
+        journal.append_rows(jw.rows(count, 200), BULK)
         (name,) = world.disk.list(jw.FOLDER)
-        assert world.disk.read(jw.FOLDER / name).endswith(bytes(50_000))
+        assert world.disk.read(jw.FOLDER / name).endswith(bytes(2000))
+        journal.sync()
         world.disk.power_cut() if seed % 2 else world.disk.kill()
         world.open()
         ((info, _, found),) = world.segments()
-        assert found == {i: ("row", i) for i in range(3)}
+        assert found == {i: ("row", i) for i in range(count + 200)}
         assert info.header.torn == 0
 
 
-def test_room_made_in_advance_is_not_sealed_along():
-    world = World(policy=jw.policy(durability="each"))
+@pytest.mark.parametrize("mode", ["each", "group"])
+def test_room_made_in_advance_is_not_sealed_along(mode, monkeypatch):
+    monkeypatch.setattr(active, "_PUSH", 500)
+    world = World(policy=jw.policy(durability=mode))
     journal = plain(world)
-    journal.append_rows(jw.rows(0, 5), BULK)
+    for start in range(0, 50, 5):
+        journal.append_rows(jw.rows(start, 5), BULK)
     journal.close()
-    ((info, header, _),) = world.segments()
+    ((info, header, found),) = world.segments()
+    assert found == {i: ("row", i) for i in range(50)}
     assert header.torn == 0
-    assert info.bytes < 8000
+    assert info.bytes < 9000
 
 
 @pytest.mark.parametrize("short", [True, False])
@@ -258,7 +290,7 @@ def test_an_interrupt_inside_an_append_gives_no_sequence_twice(short, written):
     """Ctrl-C may come between the write and the note of it; the row was never answered."""
     world = World()
     journal = plain(world)
-    row = jw.single if short else jw.rows
+    row = jw.single
     journal.append_rows(row(0), BULK)
     active = journal._active[BULK]
     real = active.write
@@ -271,6 +303,8 @@ def test_an_interrupt_inside_an_append_gives_no_sequence_twice(short, written):
     active.write = interrupted
     if short:
         jw.renew_short_way(journal, BULK)
+    else:
+        journal._hot[BULK] = None
     with pytest.raises(KeyboardInterrupt):
         journal.append_rows(row(1), BULK)
     active.write = real

@@ -21,7 +21,7 @@ from device_runtime.format.frames import scan
 from device_runtime.format.header import open_header
 from device_runtime.format.schema import Column, ModelOutput, Schema
 from device_runtime.format.segment import Lane, RecordId, Rows
-from device_runtime.journal.hot import one_row
+from device_runtime.journal.hot import short_way
 from device_runtime.journal.reader import FrameOpener, RowBlock, open_segment
 from device_runtime.model.check import Checker
 from device_runtime.model.rows import RawBlock
@@ -155,7 +155,7 @@ def test_wrong_buffers_are_refused_before_anything_is_written(world):
 
 
 def test_a_block_too_large_for_a_frame_keeps_one_prefix(world, monkeypatch):
-    monkeypatch.setattr("device_runtime.journal.writer._LARGE_CONTENT", 2000)
+    monkeypatch.setattr("device_runtime.journal.writer.LARGEST", 2000)
     world.journal._segment_bytes = 6000
     world.journal.append_rows(jw.rows(0), BULK)
     _, prefix = world.journal.append_rows(jw.rows(1, 500)._replace(mark=(b"12345678", 1)), BULK)
@@ -245,7 +245,7 @@ def test_the_short_way_of_one_row_writes_what_the_long_way_writes(start, scored,
     assert len(contents[0]) == 3
 
 
-def test_a_block_of_rows_is_not_copied_on_its_way_past_the_short_one():
+def test_a_block_that_goes_the_long_way_is_not_held_twice():
     """Scores of many classes are most of what a device holds in memory at that moment."""
     world = World()
     journal = world.open()
@@ -254,16 +254,25 @@ def test_a_block_of_rows_is_not_copied_on_its_way_past_the_short_one():
     held = []
 
     def long(rows, monotonic):
-        held.append(tracemalloc.get_traced_memory()[1])
+        held.append(tracemalloc.get_traced_memory()[0])
         return 0, ""
 
-    short = one_row(journal._active[BULK], journal._encoder, world.clock, lambda *_: None, long)
+    active = journal._active[BULK]
+    short = short_way(active, journal._encoder, world.clock, lambda *_: None, long)
     block = jw.rows(1, 16)
     block = block._replace(answers=replace(block.answers, scores=bytes(4 * 16 * 9000), k=9000))
     tracemalloc.start()
+    active.limit = 0  # the segment is full: it is sealed first
     short(block)
+    active.limit = 1 << 40
+    huge = jw.rows(1, 64)
+    huge = huge._replace(answers=replace(huge.answers, scores=bytes(4 * 64 * 40_000), k=40_000))
+    before = tracemalloc.get_traced_memory()[0]
+    short(huge)  # more than a frame holds
     tracemalloc.stop()
+    assert len(held) == 2
     assert held[0] < 10_000
+    assert held[1] - before < 10_000
 
 
 _VALUES = {"string": ("a", "b", "ü", "", None, "x" * 70), "bool": (True, False)}

@@ -188,14 +188,18 @@ def test_no_nonce_is_used_twice_even_after_a_short_write():
     journal.use("flights", jw.PLAIN, 4, "ee" * 32)
     journal.append_rows(jw.single(0), BULK)
     seen = set()
-    real = journal._active[BULK].encrypt
+    active = journal._active[BULK]
 
-    def watched(nonce, data, aad):
-        assert nonce not in seen
-        seen.add(nonce)
-        return real(nonce, data, aad)
+    def watched(real):
+        def encrypt(nonce, *rest):
+            assert nonce not in seen
+            seen.add(nonce)
+            return real(nonce, *rest)
 
-    journal._active[BULK].encrypt = watched
+        return encrypt
+
+    active.encrypt = watched(active.encrypt)
+    active.aead.encrypt_into = watched(active.aead.encrypt_into)
     jw.renew_short_way(journal, BULK)
     for start in range(1, 20):
         if start % 4 == 0:

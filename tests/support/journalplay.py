@@ -11,9 +11,11 @@ import copy
 import errno
 import random
 from dataclasses import dataclass, field, replace
+from unittest.mock import patch
 
 from device_runtime.errors import FormatError, JournalError
 from device_runtime.format.segment import Lane
+from device_runtime.journal import active
 from device_runtime.journal.seal import OpenFile
 from edgepack.sim.disk import PowerCut, SimDisk
 from support import journalworld as jw
@@ -73,6 +75,7 @@ class Play:
         )
         self.books = Books()
         self.faults = faults
+        self.push = self.rng.choice([1 << 20, 2000])  # bytes after which the disk is set to work
         self.number = 0
         self.live = set()  # appended in this life of the process
         self.version = 3
@@ -99,7 +102,8 @@ class Play:
             disk.fail_at(self.rng.randint(1, 4), code, self.rng.choice([1, 1, 3]), kinds)
         try:
             try:
-                getattr(self, op)()
+                with patch.object(active, "_PUSH", self.push):
+                    getattr(self, op)()
                 self.note()
             except JournalError:
                 self.note()

@@ -11,7 +11,7 @@ from device_runtime.crypt import Identity, RecipientKey, _recipient_public
 from device_runtime.format.batch import Answers, Batch, Form, SingleRow, Text, one_text
 from device_runtime.format.schema import Column, ModelInput, ModelOutput, Schema
 from device_runtime.format.segment import RAW, Epoch, Lane, Rows
-from device_runtime.journal.hot import one_row
+from device_runtime.journal.hot import short_way
 from device_runtime.journal.reader import (
     EventRecord,
     HoleRecord,
@@ -110,7 +110,7 @@ def single(start):
 def renew_short_way(journal, lane):
     """Make the short way into an open segment anew: a test has changed the segment under it."""
     late, long = partial(journal._late, lane), partial(journal._append_rows, lane)
-    journal._hot[lane] = one_row(
+    journal._hot[lane] = short_way(
         journal._active[lane], journal._encoder, journal._clock, late, long
     )
 
