@@ -39,6 +39,7 @@ from device_runtime.format.header import (
     write_header,
 )
 from device_runtime.format.segment import SEALED, Lane, Name
+from device_runtime.journal import active
 from device_runtime.journal.reader import open_segment
 from device_runtime.journal.seal import new_key
 from support import journalworld as jw
@@ -289,18 +290,21 @@ def test_a_stranger_file_is_never_read_as_a_segment():
         assert Name.parse(text) is None
 
 
-def write_on(folder: Path, number: int, report: Report) -> None:
+def write_on(folder: Path, number: int, short: bool, report: Report) -> None:
     """Journal for ever, saying after each append which row comes next."""
     world = World(
         disk=RealDisk(),
         folder=folder,
         clock=SystemClock(),
         policy=jw.policy(durability="group", segment_bytes=30_000, group_ms=5),
+        schema=jw.PLAIN if short else jw.SCHEMA,
     )
     journal = world.open()
+    active._PUSH = 8000  # as after a MiB; this process ends in a moment
     while True:
-        step = 1 + number % 3
-        journal.append_rows(jw.rows(number, step), jw.Lane.BULK)
+        step = (1, 2, 3, 200)[number % 4]
+        rows = jw.single(number) if short and step == 1 else jw.rows(number, step)
+        journal.append_rows(rows, jw.Lane.BULK)
         number += step
         journal.append_event("e", {"n": number})
         report(str(number))
@@ -309,8 +313,9 @@ def write_on(folder: Path, number: int, report: Report) -> None:
 def kills(folder: Path, rounds: int, rng: random.Random) -> int:
     """Kill writers at random; every row that any of them reported must be there."""
     number = 0
-    for _ in range(rounds):
-        told = killed(partial(write_on, folder, number), rng.random() ** 3 * 0.03)
+    for index in range(rounds):
+        short = index % 2 == 1
+        told = killed(partial(write_on, folder, number, short), rng.random() ** 3 * 0.03)
         number = max(number, int(told[-1]))
         world = World(disk=RealDisk(), folder=folder, policy=jw.policy())
         world.open()

@@ -62,9 +62,15 @@ def test_power_may_go_after_any_step():
     assert states(3, steps=20, cuts=2) == 40
 
 
+def drawn(seed):
+    """A schedule of one of four kinds: with a small quota or not, by the short way or not."""
+    small = seed % 2
+    return Play(seed, quota=(1 << 30, 60_000)[small], reserve=24_000 * small, short=seed % 4 > 1)
+
+
 def states(seed, steps, cuts):
     """Play a schedule; after each step cut the power of copies of the machine."""
-    play = Play(seed, quota=(1 << 30, 60_000)[seed % 2], reserve=24_000 * (seed % 2))
+    play = drawn(seed)
     done = 0
     for _ in range(steps):
         (op,) = play.rng.choices(list(OPS), list(OPS.values()))
@@ -79,7 +85,7 @@ def states(seed, steps, cuts):
 def test_soak_schedules(soak_budget):
     done = 0
     while soak_budget.more(done, 2_000):
-        Play(1000 + done, quota=(1 << 30, 60_000)[done % 2], reserve=24_000 * (done % 2)).run(50)
+        drawn(1000 + done).run(50)
         done += 1
     print(f"{done} schedules of 50 steps: nothing lost undeclared")
 

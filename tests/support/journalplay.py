@@ -52,8 +52,8 @@ class Books:
 class Play:
     """One schedule.
 
-    `short`: no column is hashed, and single rows come as the checker of a small request makes them,
-    some of them one right after the other.
+    `short`: no column is hashed, so rows take the short way, and single ones come as the checker of
+    a small request makes them, some of them one right after the other.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Play:
             self.put(lane, done, [("row", start + i) for i in range(count)])
 
     def many(self):
-        self.rows(self.rng.randint(2, 60))
+        self.rows(self.rng.choice([self.rng.randint(2, 60), 200]))  # 200: more than a small frame
 
     def label(self):
         self.number += 1
