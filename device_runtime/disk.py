@@ -16,10 +16,10 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
-from typing import IO
+from typing import IO, Any
 
 from device_runtime.errors import (
     BusyError,
@@ -137,8 +137,7 @@ class _RealHandle:
         os.lseek(self._fd, size, os.SEEK_SET)
 
     def prepare(self, start: int, stop: int) -> None:
-        with suppress(OSError):  # no such call here, or no room: the file grows as it is written
-            os.posix_fallocate(self._fd, start, stop - start)
+        _fallocate()(self._fd, 0, start, stop - start)  # if it fails, the file grows as it did
 
     def push(self, start: int, stop: int) -> None:
         with suppress(OSError):  # then the sync does it all
@@ -149,6 +148,19 @@ class _RealHandle:
             os.close(self._fd)
             self._fd = -1
             self.write = partial(os.write, -1)  # the number may soon be another file's
+
+
+@cache
+def _fallocate() -> Any:
+    """Return fallocate(2).
+
+    Not `os.posix_fallocate`: where a file system has no such call, glibc writes into every block.
+    """
+    import ctypes  # only who makes room needs it
+
+    call: Any = getattr(ctypes.CDLL(None), "fallocate", lambda *_: -1)
+    call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
+    return call
 
 
 class RealDisk:

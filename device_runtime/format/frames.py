@@ -118,8 +118,9 @@ def scan(data: bytes | bytearray | memoryview, start: int, end: int | None = Non
         after = found - 4 if found >= 0 else end
         torn += after - position
         position = after
-    if frames and not raw[frames[-1].end : end].strip(b"\0"):
-        torn -= end - frames[-1].end  # room made in advance
+    if frames:
+        rest = raw[frames[-1].end : end]
+        torn -= len(rest) - len(rest.rstrip(b"\0"))  # room made in advance
     return Scan(frames, torn, skipped, records, expected)
 
 

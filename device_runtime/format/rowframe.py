@@ -139,10 +139,9 @@ class RowEncoder:
         return hmac.digest(self._hash_key, value, "sha256")[:16].hex()
 
     def _present(self, columns: Any) -> bytes:
-        mask = 0
-        for index, field in enumerate(self.layout.fields):
-            mask |= (field.name in columns) << index
-        return mask.to_bytes((len(self.layout.fields) + 7) // 8, "little")
+        fields = self.layout.fields
+        mask = sum((field.name in columns) << index for index, field in enumerate(fields))
+        return mask.to_bytes((len(fields) + 7) // 8, "little")
 
     def _hash_columns(self, batch: Batch) -> dict[str, Text]:
         result: dict[str, Text] = {}
@@ -244,8 +243,9 @@ def text_vocabulary(values: Sequence[str]) -> bytes:
 
 def _narrow(codes: Any, count: int) -> bytes:
     raw: bytes = codes.tobytes()
-    if count < 0xFF:
+    size = code_bytes(count)
+    if size == 1:
         return raw[::4]  # the lowest byte of each; a tenth of what numpy's machinery takes
     import numpy as np
 
-    return np.frombuffer(raw, "<u4").astype(_CODES[code_bytes(count)]).tobytes()
+    return np.frombuffer(raw, "<u4").astype(_CODES[size]).tobytes()

@@ -16,6 +16,8 @@ from device_runtime.format.segment import Header, Mark, Name
 from device_runtime.journal.seal import TAG, new_key, note_mark
 from device_runtime.journal.shelf import Shelf
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 _PACK = struct.Struct("<HBBIIII").pack  # a frame's header without its CRC
 _PUSH = 1 << 20  # bytes that may wait for a sync before the disk is set to work
 _AHEAD, _NEAR = 64 << 10, 4 << 10  # room made in advance, and how much of it is left by then
@@ -28,6 +30,7 @@ class Active:
         name: Its file.
         header: What stands at its beginning.
         size: Bytes in the file.
+        prepared: Where the room ends that was made in advance, if it is behind that.
         offset: Records in it.
         durable: Records of it that survive a power cut.
         broken: The file cannot be trusted any more: it is never written again.
@@ -42,8 +45,8 @@ class Active:
 
     __slots__ = (
         *("name", "header", "size", "offset", "durable", "broken", "aead", "prefix", "marks"),
-        *("limit", "due", "counter", "hash", "encrypt", "write", "_handle", "_listed", "_scratch"),
-        *("_each", "_synced", "_prepared", "_pushed"),
+        *("limit", "due", "prepared", "counter", "hash", "encrypt", "write", "_handle", "_listed"),
+        *("_scratch", "_each", "_group", "_pushed"),
     )
 
     def __init__(
@@ -64,9 +67,9 @@ class Active:
         self.hash, self._handle = hash, handle
         self.encrypt, self.write = aead.encrypt, handle.write
         self._scratch = bytearray()
-        self.counter = self._prepared = self._pushed = 0
+        self.counter = self.prepared = self._pushed = 0
         self._listed = False
-        self._each, self._synced = durability == "each", durability != "os"
+        self._each, self._group = durability == "each", durability == "group"
 
     @classmethod
     def create(
@@ -149,25 +152,31 @@ class Active:
         try:
             if self.write(data) != size:
                 raise short_write()
-        except OSError:
-            self.take_back(offset, size)
+        except OSError as error:
+            self.take_back(offset, size, error)
             raise
 
-    def take_back(self, offset: int, size: int) -> None:
-        """Bring the file back to where it stood before a frame of `size` bytes failed."""
+    def take_back(self, offset: int, size: int, error: OSError) -> None:
+        """Bring the file back to where it stood before a frame of `size` bytes failed.
+
+        Only a file that had no room is written again.
+        """
         self.offset, self.size = offset, self.size - size
-        self._prepared = self.size
+        self.prepared = self.size
+        self.broken = error.errno not in FULL
         try:
             self._handle.truncate(self.size)
         except OSError:
-            self.broken, self.limit = True, 0
+            self.broken = True
+        if self.broken:
+            self.limit = 0
 
     def frame(self, head: bytes, content: bytes, counter: int, mark: bytes = b"") -> memoryview:
         """Return a whole frame, encrypted in place: every copy of a large block costs.
 
         The next call writes over it.
         """
-        if self.size - self._pushed >= _PUSH and self._synced:
+        if self._group and self.size - self._pushed >= _PUSH:
             self._handle.push(self._pushed, self.size)
             self._pushed = self.size
             self._room(_PUSH + _PUSH // 2)
@@ -200,13 +209,13 @@ class Active:
             self.broken, self.limit = True, 0
             raise
         self.durable = self.offset
-        if self._each and self.size + _NEAR > self._prepared:
+        if self._each and self.size + _NEAR > self.prepared:
             self._room(_AHEAD)
 
     def _room(self, ahead: int) -> None:
         """Let the file system give room for what is written next: a write then only copies."""
-        self._prepared = self.size + ahead
-        self._handle.prepare(self.size, self._prepared)
+        self.prepared = max(self.prepared, min(self.size + ahead, self.limit))
+        self._handle.prepare(self.size, self.prepared)
 
     def close(self) -> None:
         """Close the file; never raises."""

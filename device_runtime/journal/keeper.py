@@ -9,7 +9,6 @@ The order of writes, which everything else follows from:
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Collection
 
@@ -21,7 +20,7 @@ from device_runtime.format.rowframe import RowEncoder
 from device_runtime.format.segment import OPEN, Epoch, Header, Hole, Lane, Layout, Name
 from device_runtime.journal import content as content_of
 from device_runtime.journal import quota
-from device_runtime.journal.active import Active
+from device_runtime.journal.active import FULL, Active
 from device_runtime.journal.hot import ShortWay
 from device_runtime.journal.quota import Reserve, Usage
 from device_runtime.journal.recover import next_in, previous_of, recover
@@ -29,7 +28,6 @@ from device_runtime.journal.seal import OpenFile, salvage
 from device_runtime.journal.shelf import SealedInfo, Shelf
 from device_runtime.policy import Policy
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 _FEW_RECORDS = 256  # at a shutdown so few are not worth importing numpy: frames go verbatim
 _ANY = 1 << 32  # more records than a segment has
 _SEGMENTS = 8  # both lanes keep the newest and fill another; each may be a block over its size
@@ -109,12 +107,12 @@ class Keeper:
         """Bring sizes up to date, and give each open segment its share of the room."""
         shelf = self._shelf
         for active in self._active.values():
-            shelf.put(active.name, active.size)
+            shelf.put(active.name, max(active.size, active.prepared))
         free = (self._limit - shelf.used) // 2
         for active in self._active.values():
             usable = not active.broken and not self._uneasy
-            room = min(self._segment_bytes - active.size, free) if usable else 0
-            active.limit = active.size + room
+            most = min(self._segment_bytes, shelf.sizes[active.name] + free)
+            active.limit = most if usable else active.size
 
     @property
     def _uneasy(self) -> bool:
@@ -385,10 +383,4 @@ class Keeper:
     def usage(self) -> Usage:
         """Return where the quota stands."""
         self._measure()
-        sizes = self._shelf.sizes.items()
-        return Usage(
-            used=self._shelf.used,
-            open_bytes=sum(size for name, size in sizes if name.suffix == "open"),
-            evicted=self._evicted,
-            unjournaled=self._unjournaled,
-        )
+        return Usage(self._shelf.used, self._evicted, self._unjournaled)

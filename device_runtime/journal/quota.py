@@ -20,13 +20,11 @@ class Usage(NamedTuple):
 
     Attributes:
         used: Bytes of all its files.
-        open_bytes: Of open segments.
         evicted: Segments that this process evicted.
         unjournaled: Records that this process could not journal.
     """
 
     used: int
-    open_bytes: int
     evicted: int
     unjournaled: int
 

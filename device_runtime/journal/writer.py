@@ -16,9 +16,9 @@ from device_runtime.format.rowframe import RowEncoder, halves, layout_of, value_
 from device_runtime.format.schema import Schema
 from device_runtime.format.segment import Epoch, Lane, Name, Parent, RecordId, Rows
 from device_runtime.journal import content as content_of
-from device_runtime.journal.active import Active
+from device_runtime.journal.active import FULL, Active
 from device_runtime.journal.hot import LARGEST, Placed, short_way
-from device_runtime.journal.keeper import FULL, START_BYTES, Keeper
+from device_runtime.journal.keeper import START_BYTES, Keeper
 from device_runtime.journal.marks import Marked, newest_marks
 from device_runtime.journal.quota import Usage
 from device_runtime.journal.recover import previous_of
@@ -234,7 +234,7 @@ class Journal(Keeper):
         active = self._active.get(lane)
         full = active is not None and active.size >= self._segment_bytes and roll
         if active is not None and (active.broken or full):
-            self._seal(lane, "size")
+            self._seal(lane, "error" if active.broken else "size")
         self._measure()
         used, need = self._shelf.used, need + START_BYTES
         if used + need > self._limit and not self.free_room(need) and type == ROWS:
@@ -251,8 +251,6 @@ class Journal(Keeper):
         if error.errno in FULL:
             self._reserve.release()
             self.free_room(self._segment_bytes)
-        else:
-            active.broken = True
         if active.broken:
             self._seal(active.header.lane, "error")
         return self._active.get(active.header.lane) or self._start(active.header.lane)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import struct
@@ -301,8 +302,7 @@ def write_on(folder: Path, number: int, short: bool, report: Report) -> None:
     )
     journal = world.open()
     active._PUSH = 8000  # as after a MiB; this process ends in a moment
-    while True:
-        step = (1, 2, 3, 200)[number % 4]
+    for step in itertools.cycle((1, 2, 3, 200)):
         rows = jw.single(number) if short and step == 1 else jw.rows(number, step)
         journal.append_rows(rows, jw.Lane.BULK)
         number += step

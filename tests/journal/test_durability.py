@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import random
 import sys
+from array import array
+from dataclasses import replace
 
 import pytest
 
@@ -249,39 +252,105 @@ def test_a_journal_whose_close_failed_goes_on_in_another_segment(mode):
     assert rows == {start: ("row", start) for start in range(4)}
 
 
-@pytest.mark.parametrize("mode", ["each", "group"])
-def test_room_made_in_advance_is_no_damage(mode, monkeypatch):
-    """A file then ends in zeros; they are neither rows nor torn."""
-    monkeypatch.setattr(active, "_PUSH", 20_000)  # as after a MiB
-    count = 3 if mode == "each" else 1000
-    for seed in range(40):
-        world = World(disk=SimDisk(seed), policy=jw.policy(durability=mode))
-        journal = plain(world)
-        for start in range(0, count, 500):
-            journal.append_rows(jw.rows(start, min(count, 500)), BULK)
-        journal.append_rows(jw.rows(count, 200), BULK)
+def roomy(mode, monkeypatch, seed=0, **policy):
+    """A journal on a simulated disk that makes room in advance, as a real one does after a MiB."""
+    monkeypatch.setattr(active, "_PUSH", 20_000)
+    world = World(disk=SimDisk(seed), policy=jw.policy(durability=mode, **policy))
+    return world, plain(world)
+
+
+@pytest.mark.parametrize(("mode", "n", "zeros"), [("each", 3, 50_000), ("group", 300, 9000)])
+@pytest.mark.parametrize("cut", ["power", "kill", "close"])
+def test_room_made_in_advance_is_neither_damage_nor_sealed_along(mode, n, zeros, cut, monkeypatch):
+    for seed in range(20 if cut == "power" else 1):
+        world, journal = roomy(mode, monkeypatch, seed)
+        for index in range(5):
+            journal.append_rows(block(index, n), BULK)
         (name,) = world.disk.list(jw.FOLDER)
-        assert world.disk.read(jw.FOLDER / name).endswith(bytes(2000))
+        assert world.disk.size(jw.FOLDER / name) - journal._active[BULK].size >= zeros
         journal.sync()
-        world.disk.power_cut() if seed % 2 else world.disk.kill()
+        {"power": world.disk.power_cut, "kill": world.disk.kill, "close": journal.close}[cut]()
         world.open()
-        ((info, _, found),) = world.segments()
-        assert found == {i: ("row", i) for i in range(count + 200)}
-        assert info.header.torn == 0
+        ((info, header, found),) = world.segments()
+        assert found == {i: ("row", i) for i in range(5 * n)}
+        assert header.torn == 0
+        assert info.bytes < 70 * 5 * n + 12_000
 
 
-@pytest.mark.parametrize("mode", ["each", "group"])
-def test_room_made_in_advance_is_not_sealed_along(mode, monkeypatch):
-    monkeypatch.setattr(active, "_PUSH", 500)
-    world = World(policy=jw.policy(durability=mode))
+def test_of_a_torn_frame_before_room_only_the_frame_is_torn(monkeypatch):
+    world, journal = roomy("group", monkeypatch)
+    sizes = []
+    for index in range(6):
+        journal.append_rows(block(index, 300), BULK)
+        sizes.append(journal._active[BULK].size)
+    (name,) = world.disk.list(jw.FOLDER)
+    data = bytearray(world.disk.read(jw.FOLDER / name))
+    data[sizes[5] - 4000 : sizes[5]] = bytes(4000)
+    last = len(bytes(data).rstrip(b"\0"))
+    assert len(data) > sizes[5]
+    world.disk.unlink(jw.FOLDER / name)
+    world.disk.create(jw.FOLDER / name).write(data)
+    world.open()
+    ((_, header, found),) = world.segments()
+    assert found == {i: ("row", i) for i in range(1500)}
+    assert header.torn == last - sizes[4] > 1000
+
+
+def test_room_made_in_advance_counts_as_used_and_stays_inside_the_quota(monkeypatch):
+    rng = random.Random(0)
+    world, journal = roomy("group", monkeypatch, quota_bytes=600_000, reserve_bytes=24_000)
+    made = 0
+    for index in range(200):
+        rows = block(index, 300)  # of numbers that no seal makes smaller
+        columns = {**rows.batch.columns, "id": array("q", rng.randbytes(2400))}
+        rows = rows._replace(batch=replace(rows.batch, columns=columns))
+        journal.append_rows(rows, (BULK, BULK, BULK, PRIORITY)[index % 4])
+        used = sum(world.disk.size(jw.FOLDER / name) for name in world.disk.list(jw.FOLDER))
+        assert journal.usage().used == used <= 600_000 - 24_000
+        made += sum(a.prepared > a.size for a in journal._active.values())
+    assert journal.usage().evicted > 0
+    assert made > 20
+
+
+def test_room_is_made_again_after_a_write_that_failed(monkeypatch):
+    world, journal = roomy("each", monkeypatch)
+    journal.append_rows(jw.single(0), BULK)
+    world.disk.fail_at(1, errno.ENOSPC, kinds=["write"])
+    journal.append_rows(jw.single(1), BULK)
+    (name,) = world.disk.list(jw.FOLDER)
+    assert world.disk.read(jw.FOLDER / name).endswith(bytes(50_000))
+
+
+@pytest.mark.parametrize(("mode", "pushes"), [("each", 0), ("group", 4), ("os", 0)])
+def test_the_disk_is_set_to_work_only_where_a_sync_comes_later(mode, pushes, monkeypatch):
+    """`each` has synced it already, and `os` wants it in memory."""
+    _, journal = roomy(mode, monkeypatch)
+    journal.append_rows(block(0, 300), BULK)
+    handle, pushed = journal._active[BULK]._handle, []
+    monkeypatch.setattr(handle, "push", lambda *place: pushed.append(place))
+    for index in range(1, 9):
+        journal.append_rows(block(index, 300), BULK)
+    assert len(pushed) == pushes
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_file_that_failed_is_not_written_again(n, strict):
+    """Only one that found the disk full is: what an unwell disk took is read back and sealed."""
+    world = World(policy=jw.policy(strict=strict))
     journal = plain(world)
-    for start in range(0, 50, 5):
-        journal.append_rows(jw.rows(start, 5), BULK)
+    prefixes = [journal.append_rows(block(0, n), BULK)[1]]
+    for index, code in enumerate([errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS], 1):
+        world.disk.fail_at(1, code, kinds=["write"])
+        prefixes.append(journal.append_rows(block(index, n), BULK)[1])
+    first, full, ill, full_again, gone = prefixes
+    assert first == full
+    assert full != ill
+    assert ill == full_again
+    assert full_again != gone
+    assert {info.header.reason for info in journal.sealed()} == {"error"}
     journal.close()
-    ((info, header, found),) = world.segments()
-    assert found == {i: ("row", i) for i in range(50)}
-    assert header.torn == 0
-    assert info.bytes < 9000
+    assert sorted(world.everything().values()) == [("row", i) for i in range(5 * n)]
 
 
 @pytest.mark.parametrize("short", [True, False])
@@ -317,26 +386,30 @@ def test_an_interrupt_inside_an_append_gives_no_sequence_twice(short, written):
     assert set(found) == ({0, 1, 2} if written else {0, 2})
 
 
-@pytest.mark.parametrize("what", ["append", "seal"])
-def test_an_interrupt_at_any_line_loses_nothing_that_comes_after_it(what):
+@pytest.mark.parametrize(
+    ("what", "n"), [("append", 1), ("append", 3), ("append", 300), ("seal", 1)]
+)
+def test_an_interrupt_at_any_line_loses_nothing_that_comes_after_it(what, n, monkeypatch):
     """Whoever catches Ctrl-C and goes on has every row that is answered from then on, once."""
+    monkeypatch.setattr(active, "_PUSH", 8000)  # as after a MiB
     line = 1
-    while interrupted_at(line, what):
+    while interrupted_at(line, what, n):
         line += 1
     assert line > 20
 
 
-def interrupted_at(line, what):
+def interrupted_at(line, what, n):
     """Interrupt one call at a line of the journal's code, and go on; whether it came so far."""
-    world = World()
+    world = World(policy=jw.policy(durability="group"))
     journal = plain(world)
     answered = {}
 
     def append():
         start = len(answered)
-        sequence, prefix = journal.append_rows(jw.single(start), BULK)
-        answered[sequence] = (prefix.split("/")[2], start)
-        assert len(answered) == start + 1, "a sequence twice"
+        sequence, prefix = journal.append_rows(block(start // n, n), BULK)
+        for at in range(n):
+            answered[sequence + at] = (prefix.split("/")[2], start + at)
+        assert len(answered) == start + n, "a sequence twice"
 
     def trace(frame, event, _):
         nonlocal line
