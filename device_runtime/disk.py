@@ -45,10 +45,11 @@ class Handle(Protocol):
     def truncate(self, size: int) -> None:
         """Cut the file to `size` bytes (to undo a short write)."""
 
-    def prepare(self, start: int, stop: int) -> None:
+    def prepare(self, start: int, stop: int) -> bool:
         """Put zeros there in advance, where that is cheap; what is written next replaces them.
 
-        A sync then writes the content alone: the file system has nothing to note about it.
+        A sync then writes the content alone: the file system has nothing to note about it. False
+        if none were put there: no room, or no such call here, and the file grows as before.
         """
 
     def push(self, start: int, stop: int) -> None:
@@ -136,8 +137,8 @@ class _RealHandle:
         os.ftruncate(self._fd, size)
         os.lseek(self._fd, size, os.SEEK_SET)
 
-    def prepare(self, start: int, stop: int) -> None:
-        _fallocate()(self._fd, 0, start, stop - start)  # if it fails, the file grows as it did
+    def prepare(self, start: int, stop: int) -> bool:
+        return bool(_fallocate()(self._fd, 0, start, stop - start) == 0)
 
     def push(self, start: int, stop: int) -> None:
         with suppress(OSError):  # then the sync does it all

@@ -16,8 +16,6 @@ from device_runtime.format.segment import Header, Mark, Name
 from device_runtime.journal.seal import TAG, new_key, note_mark
 from device_runtime.journal.shelf import Shelf
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-
 _PACK = struct.Struct("<HBBIIII").pack  # a frame's header without its CRC
 _PUSH = 1 << 20  # bytes that may wait for a sync before the disk is set to work
 _AHEAD, _NEAR = 64 << 10, 4 << 10  # room made in advance, and how much of it is left by then
@@ -152,24 +150,18 @@ class Active:
         try:
             if self.write(data) != size:
                 raise short_write()
-        except OSError as error:
-            self.take_back(offset, size, error)
+        except OSError:
+            self.take_back(offset, size)
             raise
 
-    def take_back(self, offset: int, size: int, error: OSError) -> None:
-        """Bring the file back to where it stood before a frame of `size` bytes failed.
-
-        Only a file that had no room is written again.
-        """
+    def take_back(self, offset: int, size: int) -> None:
+        """Bring the file back to where it stood before a frame of `size` bytes failed."""
         self.offset, self.size = offset, self.size - size
         self.prepared = self.size
-        self.broken = error.errno not in FULL
         try:
             self._handle.truncate(self.size)
         except OSError:
-            self.broken = True
-        if self.broken:
-            self.limit = 0
+            self.broken, self.limit = True, 0
 
     def frame(self, head: bytes, content: bytes, counter: int, mark: bytes = b"") -> memoryview:
         """Return a whole frame, encrypted in place: every copy of a large block costs.
@@ -214,8 +206,9 @@ class Active:
 
     def _room(self, ahead: int) -> None:
         """Let the file system give room for what is written next: a write then only copies."""
-        self.prepared = max(self.prepared, min(self.size + ahead, self.limit))
-        self._handle.prepare(self.size, self.prepared)
+        end = max(self.prepared, min(self.size + ahead, self.limit))
+        if self._handle.prepare(self.size, end):
+            self.prepared = end
 
     def close(self) -> None:
         """Close the file; never raises."""

@@ -102,9 +102,9 @@ def short_way(
         try:
             if active.write(frame) != size:
                 raise short_write()
-        except OSError as error:
-            active.take_back(offset, size, error)
-            content = frame = b""
+        except OSError:
+            active.take_back(offset, size)
+            content = b""
             return long(rows, monotonic)
         placed = first + offset, prefix
         return placed if monotonic < active.due else late(placed, n, monotonic)

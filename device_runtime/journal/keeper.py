@@ -3,12 +3,13 @@
 The order of writes, which everything else follows from:
 - a frame is one write; it is durable after a sync of the file, and of the folder the first time;
 - a seal is durable before the open file goes; a HOLE is durable before what it declares goes;
-- a file that failed once is never written again: its rows move into a seal, and a new segment
-  with a new key begins.
+- a file that fails to be cut back or synced is never written again: its rows move into a seal, and
+  a new segment with a new key begins.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Collection
 
@@ -20,7 +21,7 @@ from device_runtime.format.rowframe import RowEncoder
 from device_runtime.format.segment import OPEN, Epoch, Header, Hole, Lane, Layout, Name
 from device_runtime.journal import content as content_of
 from device_runtime.journal import quota
-from device_runtime.journal.active import FULL, Active
+from device_runtime.journal.active import Active
 from device_runtime.journal.hot import ShortWay
 from device_runtime.journal.quota import Reserve, Usage
 from device_runtime.journal.recover import next_in, previous_of, recover
@@ -33,6 +34,7 @@ _ANY = 1 << 32  # more records than a segment has
 _SEGMENTS = 8  # both lanes keep the newest and fill another; each may be a block over its size
 _ROW_BYTES = 1024  # a block of rows up to this size is no larger than a segment
 MAX_BLOCK_ROWS = 16_384
+FULL = (errno.ENOSPC, errno.EDQUOT)
 START_BYTES = 16 << 10  # headers of the segments that an append may have to start
 
 
@@ -103,12 +105,12 @@ class Keeper:
         self._durable.setdefault(lane, active.header.first)
         return active
 
-    def _measure(self) -> None:
-        """Bring sizes up to date, and give each open segment its share of the room."""
+    def _measure(self, need: int = 0) -> None:
+        """Bring sizes up to date, and give each open segment its share of what `need` leaves."""
         shelf = self._shelf
         for active in self._active.values():
             shelf.put(active.name, max(active.size, active.prepared))
-        free = (self._limit - shelf.used) // 2
+        free = (self._limit - shelf.used - need) // 2
         for active in self._active.values():
             usable = not active.broken and not self._uneasy
             most = min(self._segment_bytes, shelf.sizes[active.name] + free)
@@ -190,7 +192,7 @@ class Keeper:
             del self._active[lane]
         active.close()
         if active.name in self._shelf.sizes:
-            self._shelf.put(active.name, active.size)
+            self._shelf.put(active.name, max(active.size, active.prepared))
 
     def _leave_all(self) -> None:
         for lane, active in list(self._active.items()):
@@ -351,8 +353,7 @@ class Keeper:
         content = content_of.encode(self._clock.monotonic_ns(), self._clock.wall_ns(), value)
         active = self._active.get(Lane.PRIORITY)
         if active is not None and active.broken:
-            self._leave(Lane.PRIORITY, active)
-            self._recovered = False
+            self._give_up(Lane.PRIORITY, active)
             active = None
         active = active or self._start(Lane.PRIORITY)
         active.declare(content)
@@ -360,12 +361,13 @@ class Keeper:
 
     def _pay(self, lane: Lane) -> None:
         """Declare what is owed: rows that never got in, rows that may not have survived."""
-        holes = [hole for hole in self._owed if not self._survived(hole)]
+        owed = list(self._owed)
+        holes = [hole for hole in owed if not self._survived(hole)]
         if self._lost:
             holes.append(Hole("unjournaled", self.epoch.id, lane, 0, count=self._lost))
         if holes:
             self._declare(holes)
-        self._owed, self._lost = [], 0
+        self._owed, self._lost = self._owed[len(owed) :], 0  # declaring may have cast a new doubt
 
     def _survived(self, hole: Hole) -> bool:
         """Whether a segment that was in doubt was sealed with all its rows after all.

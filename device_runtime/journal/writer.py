@@ -16,9 +16,9 @@ from device_runtime.format.rowframe import RowEncoder, halves, layout_of, value_
 from device_runtime.format.schema import Schema
 from device_runtime.format.segment import Epoch, Lane, Name, Parent, RecordId, Rows
 from device_runtime.journal import content as content_of
-from device_runtime.journal.active import FULL, Active
+from device_runtime.journal.active import Active
 from device_runtime.journal.hot import LARGEST, Placed, short_way
-from device_runtime.journal.keeper import START_BYTES, Keeper
+from device_runtime.journal.keeper import FULL, START_BYTES, Keeper
 from device_runtime.journal.marks import Marked, newest_marks
 from device_runtime.journal.quota import Usage
 from device_runtime.journal.recover import previous_of
@@ -243,7 +243,7 @@ class Journal(Keeper):
             raise JournalFullError("the journal has used up its quota and its reserve")
         self._pay(lane)
         active = self._active.get(lane) or self._start(lane)
-        self._measure()
+        self._measure(need)
         return active
 
     def _again(self, active: Active, error: OSError) -> Active:
@@ -251,6 +251,8 @@ class Journal(Keeper):
         if error.errno in FULL:
             self._reserve.release()
             self.free_room(self._segment_bytes)
+        else:
+            active.broken = True
         if active.broken:
             self._seal(active.header.lane, "error")
         return self._active.get(active.header.lane) or self._start(active.header.lane)
@@ -267,7 +269,7 @@ class Journal(Keeper):
     def durable_upto(self, lane: Lane) -> int:
         """Return the sequence up to which (exclusive) records survive a power cut now."""
         active = self._active.get(lane)
-        if active is None or active.broken:
+        if active is None or active.broken or not self._recovered:
             return self._durable.get(lane, self._next_of(lane))
         return active.header.first + active.durable
 
@@ -278,6 +280,8 @@ class Journal(Keeper):
             JournalError: It could not be, even by moving to another file, and the policy is
                 strict. What may be lost is declared by a HOLE.
         """
+        if not self._recovered:
+            self._recover()
         try:
             for lane, active in list(self._active.items()):
                 try:
@@ -285,6 +289,8 @@ class Journal(Keeper):
                 except (OSError, JournalError) as error:
                     if self._policy.strict:
                         raise self._explained(error) from None
+            if self._owed and not self._recovered and self._policy.strict:
+                raise JournalError("what a file that failed held could not be made durable")
         finally:  # counted from its end: a slow disk must not be synced all the time
             self._due = self._now() + self._sync_after
             for active in self._active.values():

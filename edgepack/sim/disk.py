@@ -65,11 +65,12 @@ class _Handle:
         file.clean = min(file.clean, self._end)
         self._end = end
 
-    def prepare(self, start: int, stop: int) -> None:
-        if not start == self._end <= len(self._file.data) <= stop:
-            return
-        if stop - len(self._file.data) <= self._disk.room():
-            self._file.data += bytes(stop - len(self._file.data))
+    def prepare(self, start: int, stop: int) -> bool:
+        more = stop - len(self._file.data)
+        if not start == self._end < stop or more > self._disk.room():
+            return False
+        self._file.data += bytes(max(more, 0))
+        return True
 
     def push(self, start: int, stop: int) -> None:
         pass

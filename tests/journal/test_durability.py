@@ -6,6 +6,7 @@ import errno
 import random
 import sys
 from array import array
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -16,9 +17,12 @@ from device_runtime.errors import (
     JournalFullError,
 )
 from device_runtime.format.batch import Batch
+from device_runtime.format.frames import scan
+from device_runtime.format.header import open_header
 from device_runtime.format.segment import Lane
 from device_runtime.journal import active
 from device_runtime.journal.writer import Journal
+from edgepack.sim import disk as sim_disk
 from edgepack.sim.disk import SimDisk
 from support import journalworld as jw
 from support.journalworld import World
@@ -296,20 +300,121 @@ def test_of_a_torn_frame_before_room_only_the_frame_is_torn(monkeypatch):
     assert header.torn == last - sizes[4] > 1000
 
 
-def test_room_made_in_advance_counts_as_used_and_stays_inside_the_quota(monkeypatch):
-    rng = random.Random(0)
-    world, journal = roomy("group", monkeypatch, quota_bytes=600_000, reserve_bytes=24_000)
-    made = 0
-    for index in range(200):
-        rows = block(index, 300)  # of numbers that no seal makes smaller
-        columns = {**rows.batch.columns, "id": array("q", rng.randbytes(2400))}
+def on_disk(world):
+    return sum(world.disk.size(jw.FOLDER / name) for name in world.disk.list(jw.FOLDER))
+
+
+@pytest.mark.parametrize("mode", ["each", "group"])
+@pytest.mark.parametrize("seed", range(4))
+def test_room_made_in_advance_counts_as_used_and_stays_inside_the_quota(mode, seed, monkeypatch):
+    """Also where one block takes more than half of what is left, and the other lane goes on."""
+    rng = random.Random(seed)
+    world, journal = roomy(mode, monkeypatch, quota_bytes=1 << 20, reserve_bytes=24_000)
+    start = made = 0
+    for _ in range(300):
+        n = rng.choice([1, 20, 300, 300, rng.randint(400, 6000)])
+        rows = jw.rows(start, n)  # of numbers that no seal makes smaller
+        columns = {**rows.batch.columns, "id": array("q", rng.randbytes(8 * n))}
         rows = rows._replace(batch=replace(rows.batch, columns=columns))
-        journal.append_rows(rows, (BULK, BULK, BULK, PRIORITY)[index % 4])
-        used = sum(world.disk.size(jw.FOLDER / name) for name in world.disk.list(jw.FOLDER))
-        assert journal.usage().used == used <= 600_000 - 24_000
-        made += sum(a.prepared > a.size for a in journal._active.values())
+        journal.append_rows(rows, rng.choice([BULK, BULK, PRIORITY] if n < 100 else [BULK]))
+        assert journal.usage().used == on_disk(world) <= (1 << 20) - 24_000
+        made += any(a.prepared > a.size for a in journal._active.values())
+        start += n
     assert journal.usage().evicted > 0
     assert made > 20
+
+
+def test_a_large_block_leaves_the_other_lane_no_more_than_there_is():
+    rng = random.Random(0)
+    world = World(policy=jw.policy(quota_bytes=1 << 20, reserve_bytes=0, strict=False))
+    journal = plain(world)
+
+    def append(n, lane):
+        rows = jw.rows(0, n)
+        columns = {**rows.batch.columns, "id": array("q", rng.randbytes(8 * n))}
+        columns["when"] = array("q", rng.randbytes(8 * n))
+        journal.append_rows(rows._replace(batch=replace(rows.batch, columns=columns)), lane)
+
+    append(1, PRIORITY)
+    append(1, BULK)
+    before = on_disk(world)
+    append(1000, BULK)
+    each = (on_disk(world) - before) / 1000
+    append(int(((1 << 20) - on_disk(world) - 20_000) / each), BULK)
+    for _ in range(30):
+        append(40, PRIORITY)
+        assert on_disk(world) <= 1 << 20
+
+
+def test_a_file_that_is_left_counts_with_its_room(monkeypatch):
+    world, journal = roomy("each", monkeypatch, strict=False)
+    journal.append_rows(jw.single(0), BULK)
+    world.disk.fail_at(1, errno.EIO, kinds=["sync"])
+    world.disk.fail_at(1, errno.EIO, kinds=["create"])
+    journal.append_rows(jw.single(1), BULK)
+    assert journal.usage().used == on_disk(world)
+
+
+def test_room_that_the_file_system_does_not_make_does_not_count(monkeypatch):
+    monkeypatch.setattr(sim_disk._Handle, "prepare", lambda *_: False)
+    world, journal = roomy("each", monkeypatch)
+    journal.append_rows(jw.single(0), BULK)
+    assert journal.usage().used == on_disk(world)
+    assert journal._active[BULK].prepared == 0
+
+
+def test_room_is_never_said_to_be_less_than_was_made(monkeypatch):
+    """When the segment's share of the quota shrinks, what was made before is still there."""
+    world, journal = roomy("each", monkeypatch)
+    journal.append_rows(jw.single(0), BULK)
+    one = journal._active[BULK]
+    one.limit = one.size + 1000
+    one._room(50_000)
+    assert journal.usage().used == on_disk(world)
+
+
+def test_a_real_disk_makes_room_that_the_next_write_fills(tmp_path):
+    handle = RealDisk().create(tmp_path / "file")
+    handle.write(bytes(range(100)))
+    assert handle.prepare(100, 70_000)
+    assert not handle.prepare(150, 150)
+    assert not handle.prepare(150, 100)
+    handle.write(b"next")
+    handle.close()
+    assert not handle.prepare(100, 70_000)
+    data = (tmp_path / "file").read_bytes()
+    assert data == bytes(range(100)) + b"next" + bytes(70_000 - 104)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("kind", ["write", "sync"])
+@pytest.mark.parametrize("then", ["row", "sync", "nothing"])
+def test_a_hole_that_the_disk_refuses_costs_no_label_that_is_called_durable(kind, strict, then):
+    for seed in range(12):
+        policy = jw.policy(durability="group", strict=strict)
+        world = World(disk=SimDisk(seed), policy=policy)
+        journal = plain(world)
+        journal.append_event("x", {"n": 0})
+        journal.sync()
+        for number in range(1, 5):
+            journal.append_event("x", {"n": number})
+        journal._lost += 1  # a row that no file took: a HOLE is owed
+        journal._alarm()
+        for start in range(2):
+            world.disk.fail_at(1, errno.EIO, kinds=[kind])
+            with suppress(JournalError):
+                journal.append_rows(jw.single(start), BULK)
+        if then == "row":
+            journal.append_rows(jw.single(9), BULK)
+        durable = journal.durable_upto(PRIORITY)
+        if then == "sync":
+            journal.sync()
+            durable = 5
+        world.disk.power_cut()
+        world.open()
+        found = {key[3] for key in world.everything() if key[1] == PRIORITY}
+        assert set(range(durable)) <= found
+        assert durable >= 1
 
 
 def test_room_is_made_again_after_a_write_that_failed(monkeypatch):
@@ -333,24 +438,53 @@ def test_the_disk_is_set_to_work_only_where_a_sync_comes_later(mode, pushes, mon
     assert len(pushed) == pushes
 
 
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("strict", [False, True])
-def test_a_file_that_failed_is_not_written_again(n, strict):
-    """Only one that found the disk full is: what an unwell disk took is read back and sealed."""
-    world = World(policy=jw.policy(strict=strict))
+def left_behind(strict):
+    """A journal whose file of labels failed and was left: four labels, the first of them synced."""
+    world = World(policy=jw.policy(durability="group", strict=strict))
     journal = plain(world)
-    prefixes = [journal.append_rows(block(0, n), BULK)[1]]
-    for index, code in enumerate([errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS], 1):
-        world.disk.fail_at(1, code, kinds=["write"])
-        prefixes.append(journal.append_rows(block(index, n), BULK)[1])
-    first, full, ill, full_again, gone = prefixes
-    assert first == full
-    assert full != ill
-    assert ill == full_again
-    assert full_again != gone
-    assert {info.header.reason for info in journal.sealed()} == {"error"}
+    journal.append_event("x", {"n": 0})
+    journal.sync()
+    for number in range(1, 4):
+        journal.append_event("x", {"n": number})
+    left = journal._active[PRIORITY].name
+    journal._lost += 1  # a row that no file took: a HOLE is owed
+    journal._alarm()
+    world.disk.fail_at(1, errno.EIO, kinds=["sync"])
+    with suppress(JournalError):
+        journal.append_rows(jw.single(0), BULK)
+    return world, journal, left
+
+
+def test_what_a_file_that_was_left_had_lost_is_declared():
+    world, journal, left = left_behind(strict=False)
+    journal._pay(BULK)  # goes into another file
+    data = world.disk.read(jw.FOLDER / left.text())
+    first = scan(data, open_header(data).end + 64).frames[0]
+    world.disk.unlink(jw.FOLDER / left.text())
+    world.disk.create(jw.FOLDER / left.text()).write(data[: first.end])  # what was synced
+    journal.append_rows(jw.single(1), BULK)
     journal.close()
-    assert sorted(world.everything().values()) == [("row", i) for i in range(5 * n)]
+    holes = [hole for what in world.everything().values() if what[0] == "hole" for hole in what[1]]
+    assert [(hole.first, hole.last) for hole in holes if hole.uid == left.uid] == [(1, 4)]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_sync_that_cannot_read_back_a_file_that_was_left_says_so(strict):
+    world, journal, _ = left_behind(strict)
+    with suppress(JournalError):
+        journal._pay(BULK)
+    world.disk.fail_at(1, errno.EIO, times=1000, kinds=["create"])
+    if strict:
+        with pytest.raises(JournalError, match="could not be made durable"):
+            journal.sync()
+    else:
+        journal.sync()
+    assert journal.durable_upto(PRIORITY) == 1
+    world.disk.heal()
+    journal.sync()
+    world.disk.power_cut()
+    world.open()
+    assert {key[3] for key in world.everything() if key[1] == PRIORITY} >= set(range(4))
 
 
 @pytest.mark.parametrize("short", [True, False])

@@ -77,8 +77,8 @@ class _Handle:
     def sync(self) -> None:
         self._disk.guarded(self._handle.sync)
 
-    def prepare(self, start: int, stop: int) -> None:
-        self._handle.prepare(start, stop)
+    def prepare(self, start: int, stop: int) -> bool:
+        return self._handle.prepare(start, stop)
 
     def push(self, start: int, stop: int) -> None:
         self._handle.push(start, stop)

@@ -52,7 +52,7 @@ class _Handle:
         self._file.kept = bytes(self._file.seen)
 
     def prepare(self, start, stop):
-        pass
+        return False
 
     def push(self, start, stop):
         pass
