@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import errno
-import random
-import sys
-from array import array
-from contextlib import suppress
-from dataclasses import replace
 
 import pytest
 
@@ -17,15 +12,11 @@ from device_runtime.errors import (
     JournalFullError,
 )
 from device_runtime.format.batch import Batch
-from device_runtime.format.frames import scan
-from device_runtime.format.header import open_header
 from device_runtime.format.segment import Lane
-from device_runtime.journal import active
 from device_runtime.journal.writer import Journal
-from edgepack.sim import disk as sim_disk
 from edgepack.sim.disk import SimDisk
 from support import journalworld as jw
-from support.journalworld import World
+from support.journalworld import SIZES, World, block, plain
 
 BULK, PRIORITY = Lane.BULK, Lane.PRIORITY
 
@@ -152,14 +143,6 @@ def test_it_works_on_a_real_disk(tmp_path):
     assert Batch(0, {}).n == 0
 
 
-SIZES = [1, 3, 300]  # rows: one, a block in a small frame, one in a frame that is made in place
-
-
-def block(index, n):
-    """The index-th of blocks of n rows."""
-    return jw.single(index) if n == 1 else jw.rows(index * n, n)
-
-
 @pytest.mark.parametrize("n", SIZES)
 def test_a_failed_short_way_loses_nothing_and_reuses_no_nonce(n):
     world = World()
@@ -170,13 +153,6 @@ def test_a_failed_short_way_loses_nothing_and_reuses_no_nonce(n):
         assert journal.append_rows(block(index, n), BULK)[0] >= 0
     journal.close()
     assert sorted(world.everything().values()) == [("row", i) for i in range(12 * n)]
-
-
-def plain(world):
-    """A journal whose rows may take the short way: no column is hashed."""
-    journal = world.open()
-    journal.use("flights", jw.PLAIN, 4, "ee" * 32)
-    return journal
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -254,326 +230,6 @@ def test_a_journal_whose_close_failed_goes_on_in_another_segment(mode):
     journal.close()
     rows = {key[3]: what for key, what in world.everything().items()}
     assert rows == {start: ("row", start) for start in range(4)}
-
-
-def roomy(mode, monkeypatch, seed=0, **policy):
-    """A journal on a simulated disk that makes room in advance, as a real one does after a MiB."""
-    monkeypatch.setattr(active, "_PUSH", 20_000)
-    world = World(disk=SimDisk(seed), policy=jw.policy(durability=mode, **policy))
-    return world, plain(world)
-
-
-@pytest.mark.parametrize(("mode", "n", "zeros"), [("each", 3, 50_000), ("group", 300, 9000)])
-@pytest.mark.parametrize("cut", ["power", "kill", "close"])
-def test_room_made_in_advance_is_neither_damage_nor_sealed_along(mode, n, zeros, cut, monkeypatch):
-    for seed in range(20 if cut == "power" else 1):
-        world, journal = roomy(mode, monkeypatch, seed)
-        for index in range(5):
-            journal.append_rows(block(index, n), BULK)
-        (name,) = world.disk.list(jw.FOLDER)
-        assert world.disk.size(jw.FOLDER / name) - journal._active[BULK].size >= zeros
-        journal.sync()
-        {"power": world.disk.power_cut, "kill": world.disk.kill, "close": journal.close}[cut]()
-        world.open()
-        ((info, header, found),) = world.segments()
-        assert found == {i: ("row", i) for i in range(5 * n)}
-        assert header.torn == 0
-        assert info.bytes < 70 * 5 * n + 12_000
-
-
-def test_of_a_torn_frame_before_room_only_the_frame_is_torn(monkeypatch):
-    world, journal = roomy("group", monkeypatch)
-    sizes = []
-    for index in range(6):
-        journal.append_rows(block(index, 300), BULK)
-        sizes.append(journal._active[BULK].size)
-    (name,) = world.disk.list(jw.FOLDER)
-    data = bytearray(world.disk.read(jw.FOLDER / name))
-    data[sizes[5] - 4000 : sizes[5]] = bytes(4000)
-    last = len(bytes(data).rstrip(b"\0"))
-    assert len(data) > sizes[5]
-    world.disk.unlink(jw.FOLDER / name)
-    world.disk.create(jw.FOLDER / name).write(data)
-    world.open()
-    ((_, header, found),) = world.segments()
-    assert found == {i: ("row", i) for i in range(1500)}
-    assert header.torn == last - sizes[4] > 1000
-
-
-def on_disk(world):
-    return sum(world.disk.size(jw.FOLDER / name) for name in world.disk.list(jw.FOLDER))
-
-
-@pytest.mark.parametrize("mode", ["each", "group"])
-@pytest.mark.parametrize("seed", range(4))
-def test_room_made_in_advance_counts_as_used_and_stays_inside_the_quota(mode, seed, monkeypatch):
-    """Also where one block takes more than half of what is left, and the other lane goes on."""
-    rng = random.Random(seed)
-    world, journal = roomy(mode, monkeypatch, quota_bytes=1 << 20, reserve_bytes=24_000)
-    start = made = 0
-    for _ in range(300):
-        n = rng.choice([1, 20, 300, 300, rng.randint(400, 6000)])
-        rows = jw.rows(start, n)  # of numbers that no seal makes smaller
-        columns = {**rows.batch.columns, "id": array("q", rng.randbytes(8 * n))}
-        rows = rows._replace(batch=replace(rows.batch, columns=columns))
-        journal.append_rows(rows, rng.choice([BULK, BULK, PRIORITY] if n < 100 else [BULK]))
-        assert journal.usage().used == on_disk(world) <= (1 << 20) - 24_000
-        made += any(a.prepared > a.size for a in journal._active.values())
-        start += n
-    assert journal.usage().evicted > 0
-    assert made > 20
-
-
-def test_a_large_block_leaves_the_other_lane_no_more_than_there_is():
-    rng = random.Random(0)
-    world = World(policy=jw.policy(quota_bytes=1 << 20, reserve_bytes=0, strict=False))
-    journal = plain(world)
-
-    def append(n, lane):
-        rows = jw.rows(0, n)
-        columns = {**rows.batch.columns, "id": array("q", rng.randbytes(8 * n))}
-        columns["when"] = array("q", rng.randbytes(8 * n))
-        journal.append_rows(rows._replace(batch=replace(rows.batch, columns=columns)), lane)
-
-    append(1, PRIORITY)
-    append(1, BULK)
-    before = on_disk(world)
-    append(1000, BULK)
-    each = (on_disk(world) - before) / 1000
-    append(int(((1 << 20) - on_disk(world) - 20_000) / each), BULK)
-    for _ in range(30):
-        append(40, PRIORITY)
-        assert on_disk(world) <= 1 << 20
-
-
-def test_a_file_that_is_left_counts_with_its_room(monkeypatch):
-    world, journal = roomy("each", monkeypatch, strict=False)
-    journal.append_rows(jw.single(0), BULK)
-    world.disk.fail_at(1, errno.EIO, kinds=["sync"])
-    world.disk.fail_at(1, errno.EIO, kinds=["create"])
-    journal.append_rows(jw.single(1), BULK)
-    assert journal.usage().used == on_disk(world)
-
-
-def test_room_that_the_file_system_does_not_make_does_not_count(monkeypatch):
-    monkeypatch.setattr(sim_disk._Handle, "prepare", lambda *_: False)
-    world, journal = roomy("each", monkeypatch)
-    journal.append_rows(jw.single(0), BULK)
-    assert journal.usage().used == on_disk(world)
-    assert journal._active[BULK].prepared == 0
-
-
-def test_room_is_never_said_to_be_less_than_was_made(monkeypatch):
-    """When the segment's share of the quota shrinks, what was made before is still there."""
-    world, journal = roomy("each", monkeypatch)
-    journal.append_rows(jw.single(0), BULK)
-    one = journal._active[BULK]
-    one.limit = one.size + 1000
-    one._room(50_000)
-    assert journal.usage().used == on_disk(world)
-
-
-def test_a_real_disk_makes_room_that_the_next_write_fills(tmp_path):
-    handle = RealDisk().create(tmp_path / "file")
-    handle.write(bytes(range(100)))
-    assert handle.prepare(100, 70_000)
-    assert not handle.prepare(150, 150)
-    assert not handle.prepare(150, 100)
-    handle.write(b"next")
-    handle.close()
-    assert not handle.prepare(100, 70_000)
-    data = (tmp_path / "file").read_bytes()
-    assert data == bytes(range(100)) + b"next" + bytes(70_000 - 104)
-
-
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("kind", ["write", "sync"])
-@pytest.mark.parametrize("then", ["row", "sync", "nothing"])
-def test_a_hole_that_the_disk_refuses_costs_no_label_that_is_called_durable(kind, strict, then):
-    for seed in range(12):
-        policy = jw.policy(durability="group", strict=strict)
-        world = World(disk=SimDisk(seed), policy=policy)
-        journal = plain(world)
-        journal.append_event("x", {"n": 0})
-        journal.sync()
-        for number in range(1, 5):
-            journal.append_event("x", {"n": number})
-        journal._lost += 1  # a row that no file took: a HOLE is owed
-        journal._alarm()
-        for start in range(2):
-            world.disk.fail_at(1, errno.EIO, kinds=[kind])
-            with suppress(JournalError):
-                journal.append_rows(jw.single(start), BULK)
-        if then == "row":
-            journal.append_rows(jw.single(9), BULK)
-        durable = journal.durable_upto(PRIORITY)
-        if then == "sync":
-            journal.sync()
-            durable = 5
-        world.disk.power_cut()
-        world.open()
-        found = {key[3] for key in world.everything() if key[1] == PRIORITY}
-        assert set(range(durable)) <= found
-        assert durable >= 1
-
-
-def test_room_is_made_again_after_a_write_that_failed(monkeypatch):
-    world, journal = roomy("each", monkeypatch)
-    journal.append_rows(jw.single(0), BULK)
-    world.disk.fail_at(1, errno.ENOSPC, kinds=["write"])
-    journal.append_rows(jw.single(1), BULK)
-    (name,) = world.disk.list(jw.FOLDER)
-    assert world.disk.read(jw.FOLDER / name).endswith(bytes(50_000))
-
-
-@pytest.mark.parametrize(("mode", "pushes"), [("each", 0), ("group", 4), ("os", 0)])
-def test_the_disk_is_set_to_work_only_where_a_sync_comes_later(mode, pushes, monkeypatch):
-    """`each` has synced it already, and `os` wants it in memory."""
-    _, journal = roomy(mode, monkeypatch)
-    journal.append_rows(block(0, 300), BULK)
-    handle, pushed = journal._active[BULK]._handle, []
-    monkeypatch.setattr(handle, "push", lambda *place: pushed.append(place))
-    for index in range(1, 9):
-        journal.append_rows(block(index, 300), BULK)
-    assert len(pushed) == pushes
-
-
-def left_behind(strict):
-    """A journal whose file of labels failed and was left: four labels, the first of them synced."""
-    world = World(policy=jw.policy(durability="group", strict=strict))
-    journal = plain(world)
-    journal.append_event("x", {"n": 0})
-    journal.sync()
-    for number in range(1, 4):
-        journal.append_event("x", {"n": number})
-    left = journal._active[PRIORITY].name
-    journal._lost += 1  # a row that no file took: a HOLE is owed
-    journal._alarm()
-    world.disk.fail_at(1, errno.EIO, kinds=["sync"])
-    with suppress(JournalError):
-        journal.append_rows(jw.single(0), BULK)
-    return world, journal, left
-
-
-def test_what_a_file_that_was_left_had_lost_is_declared():
-    world, journal, left = left_behind(strict=False)
-    journal._pay(BULK)  # goes into another file
-    data = world.disk.read(jw.FOLDER / left.text())
-    first = scan(data, open_header(data).end + 64).frames[0]
-    world.disk.unlink(jw.FOLDER / left.text())
-    world.disk.create(jw.FOLDER / left.text()).write(data[: first.end])  # what was synced
-    journal.append_rows(jw.single(1), BULK)
-    journal.close()
-    holes = [hole for what in world.everything().values() if what[0] == "hole" for hole in what[1]]
-    assert [(hole.first, hole.last) for hole in holes if hole.uid == left.uid] == [(1, 4)]
-
-
-@pytest.mark.parametrize("strict", [False, True])
-def test_a_sync_that_cannot_read_back_a_file_that_was_left_says_so(strict):
-    world, journal, _ = left_behind(strict)
-    with suppress(JournalError):
-        journal._pay(BULK)
-    world.disk.fail_at(1, errno.EIO, times=1000, kinds=["create"])
-    if strict:
-        with pytest.raises(JournalError, match="could not be made durable"):
-            journal.sync()
-    else:
-        journal.sync()
-    assert journal.durable_upto(PRIORITY) == 1
-    world.disk.heal()
-    journal.sync()
-    world.disk.power_cut()
-    world.open()
-    assert {key[3] for key in world.everything() if key[1] == PRIORITY} >= set(range(4))
-
-
-@pytest.mark.parametrize("short", [True, False])
-@pytest.mark.parametrize("written", [True, False])
-def test_an_interrupt_inside_an_append_gives_no_sequence_twice(short, written):
-    """Ctrl-C may come between the write and the note of it; the row was never answered."""
-    world = World()
-    journal = plain(world)
-    row = jw.single
-    journal.append_rows(row(0), BULK)
-    active = journal._active[BULK]
-    real = active.write
-
-    def interrupted(data):
-        if written:
-            real(data)
-        raise KeyboardInterrupt
-
-    active.write = interrupted
-    if short:
-        jw.renew_short_way(journal, BULK)
-    else:
-        journal._hot[BULK] = None
-    with pytest.raises(KeyboardInterrupt):
-        journal.append_rows(row(1), BULK)
-    active.write = real
-    journal._hot[BULK] = None
-    assert journal.append_rows(row(2), BULK)[0] == 2
-    journal.close()
-    ((_, _, found),) = world.segments()
-    assert found[0] == ("row", 0)
-    assert found[2] == ("row", 2)
-    assert set(found) == ({0, 1, 2} if written else {0, 2})
-
-
-@pytest.mark.parametrize(
-    ("what", "n"), [("append", 1), ("append", 3), ("append", 300), ("seal", 1)]
-)
-def test_an_interrupt_at_any_line_loses_nothing_that_comes_after_it(what, n, monkeypatch):
-    """Whoever catches Ctrl-C and goes on has every row that is answered from then on, once."""
-    monkeypatch.setattr(active, "_PUSH", 8000)  # as after a MiB
-    line = 1
-    while interrupted_at(line, what, n):
-        line += 1
-    assert line > 20
-
-
-def interrupted_at(line, what, n):
-    """Interrupt one call at a line of the journal's code, and go on; whether it came so far."""
-    world = World(policy=jw.policy(durability="group"))
-    journal = plain(world)
-    answered = {}
-
-    def append():
-        start = len(answered)
-        sequence, prefix = journal.append_rows(block(start // n, n), BULK)
-        for at in range(n):
-            answered[sequence + at] = (prefix.split("/")[2], start + at)
-        assert len(answered) == start + n, "a sequence twice"
-
-    def trace(frame, event, _):
-        nonlocal line
-        if "/device_runtime/journal/" not in frame.f_code.co_filename:
-            return None
-        line -= event == "line"
-        if line == 0:
-            line = -1
-            raise KeyboardInterrupt
-        return trace
-
-    append()
-    append()
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        append() if what == "append" else journal.seal("sync")
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
-    append()
-    append()
-    journal.close()
-    found = {(key[3], key[2]): value for key, value in world.everything().items()}
-    for sequence, (uid, start) in answered.items():
-        assert found[sequence, uid] == ("row", start)
-    rows = [sequence for (sequence, _), value in found.items() if value[0] == "row"]
-    assert len(rows) == len(set(rows)), "a sequence twice"
-    return line < 0
 
 
 def test_a_wall_clock_that_jumps_is_on_record_whatever_the_policy():

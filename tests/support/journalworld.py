@@ -107,6 +107,21 @@ def single(start):
     return given._replace(batch=Batch(1, row, start))
 
 
+SIZES = [1, 3, 300]  # rows: one, a block in a small frame, one in a frame that is made in place
+
+
+def block(index, n):
+    """The index-th of blocks of n rows."""
+    return single(index) if n == 1 else rows(index * n, n)
+
+
+def plain(world):
+    """A journal whose rows may take the short way: no column is hashed."""
+    journal = world.open()
+    journal.use("flights", PLAIN, 4, "ee" * 32)
+    return journal
+
+
 def renew_short_way(journal, lane):
     """Make the short way into an open segment anew: a test has changed the segment under it."""
     late, long = partial(journal._late, lane), partial(journal._append_rows, lane)
