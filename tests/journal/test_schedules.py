@@ -81,6 +81,11 @@ def states(seed, steps, cuts):
     return done
 
 
+def test_a_label_in_a_file_that_was_left_behind_is_not_called_durable():
+    """Seed 1309: a HOLE failed, its file was left, and a sync of the next one vouched for both."""
+    drawn(1309).run(50)
+
+
 @pytest.mark.soak
 def test_soak_schedules(soak_budget):
     done = 0
